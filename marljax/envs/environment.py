@@ -1,0 +1,95 @@
+"""The environment protocol: pure functions of (key, state, params), written for one environment, `vmap` for many.
+
+The shape is gymnax's: `reset_env` and `step_env` are the dynamics, `step` adds the auto-reset. A termination (the
+world ended: value 0) and a truncation (a time limit: bootstrap from `info["final_obs"]`) are never mixed.
+"""
+
+import abc
+import dataclasses
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+State = TypeVar("State")
+Params = TypeVar("Params")
+Info = dict[str, Any]
+Step = tuple[jax.Array, Any, jax.Array, jax.Array, jax.Array, Info]
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """Real vectors between `low` and `high`."""
+
+    low: float
+    high: float
+    shape: tuple[int, ...]
+    dtype: Any = jnp.float32
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Uniform within bounds; for an unbounded box a standard normal. Shape `shape`."""
+        if jnp.isinf(self.low) or jnp.isinf(self.high):
+            return jax.random.normal(key, self.shape, self.dtype)
+        return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
+
+    def contains(self, x: jax.Array) -> jax.Array:
+        """bool[] whether x has this shape and lies within bounds (NaN does not)."""
+        return jnp.logical_and(x.shape == self.shape, jnp.all((x >= self.low) & (x <= self.high)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Whole numbers 0..n-1."""
+
+    n: int
+    dtype: Any = jnp.int32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Uniform, int32[]."""
+        return jax.random.randint(key, (), 0, self.n, self.dtype)
+
+    def contains(self, x: jax.Array) -> jax.Array:
+        """bool[] whether 0 <= x < n."""
+        return jnp.logical_and(x.shape == (), jnp.all((x >= 0) & (x < self.n)))
+
+
+class Environment(abc.ABC, Generic[State, Params]):
+    """One environment with one role. Several agents of the role are a leading axis of its arrays; one agent has none.
+
+    What fixes a shape is a field of the (frozen, hashable) environment; every number is a leaf of `params`.
+    """
+
+    @abc.abstractmethod
+    def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
+        """The first observation and state of an episode."""
+
+    @abc.abstractmethod
+    def step_env(self, key: jax.Array, state: State, action: jax.Array, params: Params) -> Step:
+        """One step without auto-reset: (obs, state, reward float32[], terminated bool[], truncated bool[], info)."""
+
+    @abc.abstractmethod
+    def observation_space(self, params: Params) -> Box: ...
+
+    @abc.abstractmethod
+    def action_space(self, params: Params) -> Box | Discrete: ...
+
+    def reset(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
+        """The first observation and state of an episode."""
+        return self.reset_env(key, params)
+
+    def step(self, key: jax.Array, state: State, action: jax.Array, params: Params) -> Step:
+        """One step; where an episode ends, obs and state are those of a new one.
+
+        `info["final_obs"]` is always the observation before the reset, for bootstrapping at a truncation.
+        """
+        step_key, reset_key = jax.random.split(key)
+        final_obs, state, reward, terminated, truncated, info = self.step_env(step_key, state, action, params)
+        first_obs, first_state = self.reset_env(reset_key, params)
+        done = terminated | truncated
+        state = jax.tree.map(lambda new, old: jnp.where(done, new, old), first_state, state)
+        obs = jnp.where(done, first_obs, final_obs)
+        return obs, state, reward, terminated, truncated, info | {"final_obs": final_obs}
