@@ -185,9 +185,9 @@ _ARRAYS = {
 
 
 def _as_dtype(name: str, array: np.ndarray | jax.Array) -> np.ndarray:
-    given, dtype = np.asarray(array), _ARRAYS[name]
+    given, dtype = np.asarray(array), np.dtype(_ARRAYS[name])
     with np.errstate(invalid="ignore"):
-        cast = given.astype(dtype)
+        cast: np.ndarray = given.astype(dtype)
     if dtype == np.int32 and not np.array_equal(cast, given):
         raise InputError(f"MarketData: {name} holds values that are not whole numbers within 32 bits")
     return cast
