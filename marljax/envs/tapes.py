@@ -1,0 +1,224 @@
+"""From clean books to what the envs run on: tapes, session boundaries, cost models and position limits.
+
+Host-side and done once. Everything estimated here (volatility, typical volume, limits) is estimated on the training
+part, which the caller hands over as such.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marljax.data.schema import InputError, MarketData
+from marljax.envs.replay import ReplayParams
+from marljax.market.ladder import ladders
+from marljax.market.slippage import CostModel, Tape
+
+
+@dataclasses.dataclass(frozen=True)
+class CostConfig:
+    """What trading costs beyond the visible book."""
+
+    fee_rate: float = 1e-5
+    """Taker fee [fraction of notional; 1e-4 is one basis point]."""
+    fee_per_lot: float = 0.0
+    """Taker fee [currency per lot]."""
+    impact: float = 0.1
+    """Coefficient of square-root impact beyond the visible depth [dimensionless; 0 switches it off]."""
+    latency_floor: float = 0.001
+    """Smallest latency of an order [seconds]."""
+    latency_mean: float = 0.05
+    """Mean of the exponential part of latency on top of the floor [seconds]."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not (np.isfinite(value) and value >= 0):
+                raise InputError(f"costs.{field.name} must be finite and not negative, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TradingConfig:
+    """How a product's agent may trade."""
+
+    capital: float | None = None
+    """Capital of the whole portfolio [currency]; by default what an equal share of it lets each product hold is, for
+    the median product, the lots that usually stand at the touch in the training part."""
+    risk_aversion: float = 0.02
+    """Penalty on the squared position fraction in the agents' reward [standard deviations of a step]."""
+    max_loss: float = 0.2
+    """Loss at which an episode terminates [fraction of the agent's capital]."""
+    closing_rows: int = 5
+    """Rows before a session's end from which agents trade to a flat position [steps]."""
+
+    def __post_init__(self) -> None:
+        if self.capital is not None and not (np.isfinite(self.capital) and self.capital > 0):
+            raise InputError(f"trading.capital must be positive, got {self.capital!r}")
+        if self.closing_rows < 1:
+            raise InputError(f"trading.closing_rows must be at least 1, got {self.closing_rows}")
+        if not (np.isfinite(self.max_loss) and self.max_loss > 0 and self.risk_aversion >= 0):
+            raise InputError("trading.max_loss must be positive and trading.risk_aversion not negative")
+
+
+def tape(data: MarketData) -> Tape:
+    """The tapes of all products: `ladder` int32[T, P, 2, 2K], `mark` int32[T, P, 2].
+
+    The mid's change on the last row is 0.
+    """
+    mid = data.double_mid
+    move = jnp.diff(mid, axis=0, append=mid[-1:])
+    return Tape(ladder=ladders(data), mark=jnp.stack([mid, move], axis=-1))
+
+
+def session_bounds(session: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First row and end (exclusive) of the session each row lies in, int[T] each. `session` never decreases."""
+    session = np.asarray(session)
+    return np.searchsorted(session, session, "left"), np.searchsorted(session, session, "right")
+
+
+def flat_rows(session: np.ndarray, warm_up: int, closing_rows: int) -> np.ndarray:
+    """bool[T] rows on which agents must be flat: the first `warm_up` and the last `closing_rows` + 1 of a session.
+
+    An order on a session's very last row would be marked overnight, so the close begins one row earlier.
+    """
+    first, end = session_bounds(session)
+    row = np.arange(len(first))
+    return (row - first < warm_up) | (end - row <= closing_rows + 1)
+
+
+def episode_starts(session: np.ndarray, warm_up: int, episode_steps: int) -> np.ndarray:
+    """int32[S] rows at which an episode may start: after the warm-up, and ending within its session."""
+    first, end = session_bounds(session)
+    row = np.arange(len(first))
+    return np.flatnonzero((row - first >= warm_up) & (row + episode_steps < end)).astype(np.int32)
+
+
+def cost_models(train: MarketData, config: CostConfig) -> CostModel:
+    """The cost models of all products, leaves float32[P], estimated on the training part.
+
+    Volatility is the standard deviation of the mid's moves within sessions; typical volume is the mean traded volume
+    per step or, where the data hold no trades, the mean size at the touch.
+    """
+    moves, seconds = _within_session_moves(train)
+    volatility = np.maximum(moves.std(axis=0), 0.5)
+    traded = np.asarray(train.trade_volume).mean(axis=0)
+    touch = _touch_size(train).mean(axis=0)
+    per_product = [
+        train.tick_values(),
+        config.fee_rate,
+        config.fee_per_lot,
+        config.impact,
+        volatility,
+        np.where(traded > 0, traded, touch),
+        config.latency_floor,
+        config.latency_mean,
+        np.median(seconds),
+    ]
+    return CostModel(*(jnp.broadcast_to(jnp.asarray(x, jnp.float32), (train.n_products,)) for x in per_product))
+
+
+def default_capital(train: MarketData) -> float:
+    """The portfolio's capital [currency] for which an equal share of it is, for the median product, the touch."""
+    return float(np.median(np.median(_touch_size(train), axis=0) * _lot_value(train)) * train.n_products)
+
+
+def position_limits(train: MarketData, capital: float) -> np.ndarray:
+    """int32[P] lots that an equal share of `capital` buys at the training part's median mid.
+
+    Raises InputError where that is less than one lot.
+    """
+    lots = capital / train.n_products / _lot_value(train)
+    for product, n in zip(train.products, lots, strict=True):
+        if n < 1:
+            raise InputError(
+                f"product {product.name!r}: an equal share of the capital {capital:.6g} buys no lot; one needs "
+                f"--trading.capital of at least {capital / n:.6g}"
+            )
+        if n >= 2**24:
+            raise InputError(f"product {product.name!r}: {n:.3g} lots are too many to count; lower --trading.capital")
+    return np.floor(lots).astype(np.int32)
+
+
+def replay_params(
+    real: MarketData,
+    features: jax.Array,
+    train: MarketData,
+    *,
+    capital: float,
+    costs: CostConfig,
+    trading: TradingConfig,
+    warm_up: int,
+    episode_steps: int,
+    synthetic: MarketData | None = None,
+    synthetic_features: jax.Array | None = None,
+    synthetic_fraction: float = 0.0,
+) -> ReplayParams:
+    """Replay params of every product, leaves with a leading axis P.
+
+    Args:
+        real: the rows to trade on (of the training part for learning, of another for judging).
+        features: float32[T, P, F] scaled features of `real`.
+        train: the training part, which costs and limits are estimated on.
+        capital: of the whole portfolio [currency].
+        warm_up: steps of a session that features need [steps].
+        synthetic: sessions of generated books to mix in, with their features.
+        synthetic_fraction: probability that an episode is synthetic.
+
+    Raises InputError where no session is long enough for an episode.
+    """
+    tapes, rows = tape(real), np.asarray(real.session)
+    flat = flat_rows(rows, warm_up, trading.closing_rows)
+    starts = episode_starts(rows, warm_up, episode_steps)
+    if len(starts) == 0:
+        raise InputError(
+            f"no session is long enough: an episode needs {warm_up} steps of warm-up and {episode_steps} of trading, "
+            f"the longest session has {np.bincount(rows - rows.min()).max()}; use a finer grid or shorter episodes"
+        )
+    synthetic_starts = starts
+    if synthetic is not None and synthetic_features is not None:
+        tapes = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), tapes, tape(synthetic))
+        features = jnp.concatenate([features, synthetic_features])
+        generated = np.asarray(synthetic.session)
+        flat = np.concatenate([flat, flat_rows(generated, warm_up, trading.closing_rows)])
+        synthetic_starts = real.n_steps + episode_starts(generated, warm_up, episode_steps)
+        if len(synthetic_starts) == 0:
+            raise InputError(f"synthetic sessions are shorter than {warm_up} + {episode_steps} steps")
+    models, limits = cost_models(train, costs), position_limits(train, capital)
+    n_products = real.n_products
+
+    def shared(x: np.ndarray | float) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(x), (n_products, *np.shape(x)))
+
+    return ReplayParams(
+        tape=jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), tapes),
+        features=jnp.moveaxis(features, 1, 0),
+        flat=shared(flat),
+        real_starts=shared(starts),
+        synthetic_starts=shared(synthetic_starts.astype(np.int32)),
+        synthetic_fraction=shared(np.float32(synthetic_fraction if synthetic is not None else 0.0)),
+        costs=models,
+        max_position=jnp.asarray(limits),
+        reward_scale=models.tick_value * models.volatility * limits,
+        risk_aversion=shared(np.float32(trading.risk_aversion)),
+        max_loss=shared(np.float32(trading.max_loss * capital / n_products)),
+    )
+
+
+def _within_session_moves(data: MarketData) -> tuple[np.ndarray, np.ndarray]:
+    """Changes of the mid between rows of one session, float64[N, P] ticks, and the seconds they took, float64[N]."""
+    same = np.diff(np.asarray(data.session)) == 0
+    if not same.any():
+        raise InputError("the training part has no two rows in one session; use a finer grid or more data")
+    moves = 0.5 * np.diff(np.asarray(data.double_mid).astype(np.float64), axis=0)[same]
+    return moves, np.diff(np.asarray(data.seconds).astype(np.float64))[same]
+
+
+def _touch_size(data: MarketData) -> np.ndarray:
+    """Mean size of the best bid and the best ask, float64[T, P] lots."""
+    return 0.5 * (np.asarray(data.bid_size)[..., 0] + np.asarray(data.ask_size)[..., 0]).astype(np.float64)
+
+
+def _lot_value(data: MarketData) -> np.ndarray:
+    """Value of one lot at the median mid, float64[P] currency."""
+    return np.abs(np.median(0.5 * np.asarray(data.double_mid), axis=0)) * data.tick_values()
