@@ -1,0 +1,20 @@
+"""Tests run on the CPU, share one cache of compiled programs and draw few examples (`make nightly` draws many)."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import jax
+
+from marljax.runtime.devices import enable_compilation_cache
+
+# Set for the processes that tests start, too.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+enable_compilation_cache()
+
+# Compiling makes the first example slow and the rest fast, so a deadline for each would tell nothing.
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=300)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
