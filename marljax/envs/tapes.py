@@ -5,6 +5,7 @@ part, which the caller hands over as such.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -187,7 +188,7 @@ def replay_params(
     models, limits = cost_models(train, costs), position_limits(train, capital)
     n_products = real.n_products
 
-    def shared(x: np.ndarray | float) -> jax.Array:
+    def shared(x: Any) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(x), (n_products, *np.shape(x)))
 
     return ReplayParams(

@@ -1,0 +1,43 @@
+"""Random but valid market data for tests, from NumPy alone."""
+
+import numpy as np
+
+from marljax.data.schema import MarketData, Product
+
+
+def random_market(
+    seed: int = 0,
+    n_steps: int = 200,
+    n_products: int = 2,
+    n_levels: int = 3,
+    n_sessions: int = 1,
+    invalid: float = 0.0,
+    absent: float = 0.1,
+    step_seconds: float = 1.0,
+    start: int = 10_000,
+) -> MarketData:
+    """Random walks with books around them; some levels are absent, a fraction `invalid` of rows was not observed."""
+    rng = np.random.default_rng(seed)
+    shape = (n_steps, n_products)
+    mid = start + np.cumsum(rng.integers(-2, 3, shape), axis=0)
+    below = 1 + np.cumsum(rng.integers(1, 4, (*shape, n_levels)), axis=-1) - rng.integers(1, 2, (*shape, 1))
+    above = np.cumsum(rng.integers(1, 4, (*shape, n_levels)), axis=-1)
+    sizes = rng.integers(1, 60, (2, *shape, n_levels))
+    sizes[..., 1:] *= rng.random((2, *shape, n_levels - 1)) >= absent
+    volume = rng.integers(0, 30, shape)
+    per_session = -(-n_steps // n_sessions)
+    row = np.arange(n_steps)
+    return MarketData.build(
+        bid_price=mid[..., None] - below,
+        ask_price=mid[..., None] + above,
+        bid_size=sizes[0],
+        ask_size=sizes[1],
+        trade_volume=volume,
+        trade_imbalance=np.round(volume * rng.uniform(-1, 1, shape)).astype(int),
+        pnl=np.full(shape, np.nan),
+        valid=rng.random(shape) >= invalid,
+        seconds=(row % per_session) * step_seconds,
+        session=row // per_session,
+        products=tuple(Product(f"P{i}", tick_size=0.5 + i, asset_class="equity") for i in range(n_products)),
+        origin="simulated",
+    )
