@@ -51,7 +51,7 @@ class CartPole(Environment[CartPoleState, CartPoleParams]):
         return physics, CartPoleState(physics, jnp.zeros((), jnp.int32))
 
     def step_env(self, key: jax.Array, state: CartPoleState, action: jax.Array, params: CartPoleParams) -> Step:
-        x, velocity, angle, spin = state.physics
+        _, velocity, angle, spin = state.physics
         force = params.max_force * jnp.clip(action[0], -1.0, 1.0)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         mass, moment = params.cart_mass + params.pole_mass, params.pole_mass * params.half_length

@@ -6,6 +6,7 @@ per product, a further `vmap` with `in_axes=(0, None)` adds seeds, and neither c
 configuration are pytree leaves and may carry an axis too.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -126,7 +127,7 @@ def step_worlds(
         truncated=truncated,
         finished_return=jnp.where(done, running_return, 0.0),
     )
-    worlds = worlds.replace(state=state, obs=obs, running_return=jnp.where(done, 0.0, running_return))
+    worlds = dataclasses.replace(worlds, state=state, obs=obs, running_return=jnp.where(done, 0.0, running_return))
     return worlds, transition
 
 
@@ -144,7 +145,7 @@ def summarise(worlds: Worlds, steps: Transition) -> tuple[Worlds, Metrics]:
         "terminated_fraction": steps.terminated.mean(),
         "absolute_action": jnp.abs(jnp.tanh(steps.pre_tanh)).mean(),
     }
-    return worlds.replace(last_return=mean_return), metrics
+    return dataclasses.replace(worlds, last_return=mean_return), metrics
 
 
 def all_finite(tree: Any) -> jax.Array:

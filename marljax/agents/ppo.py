@@ -99,7 +99,7 @@ class PPO:
     """The learner; see marljax.agents.learner for its contract."""
 
     env: Environment = struct.field(pytree_node=False)
-    config: PPOConfig = PPOConfig()  # noqa: RUF009  frozen
+    config: PPOConfig = PPOConfig()
 
     @property
     def steps_per_chunk(self) -> int:
@@ -144,11 +144,13 @@ class PPO:
         minibatches = shuffled.reshape(config.n_epochs * config.n_minibatches, -1)
         (params, opt_state), losses = jax.lax.scan(learn, (runner.params, runner.opt_state), minibatches)
 
-        learned = runner.replace(params=params, opt_state=opt_state, worlds=worlds)
         sound = all_finite((losses, params))
-        kept = choose(sound, learned, runner.replace(key=key)).replace(key=key, chunks=runner.chunks + 1)
+        kept = choose(sound, (params, opt_state, worlds), (runner.params, runner.opt_state, runner.worlds))
         metrics |= jax.tree.map(jnp.mean, losses)
-        return kept, metrics | {"learning_rate": learning_rate, "diverged": 1.0 - sound}
+        return PPORunner(*kept, key, runner.chunks + 1), metrics | {
+            "learning_rate": learning_rate,
+            "diverged": 1.0 - sound,
+        }
 
     def _optimiser(self) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(self.config.max_grad_norm), optax.scale_by_adam(eps=1e-5))
