@@ -14,8 +14,8 @@ import jax
 def enable_compilation_cache(directory: str | Path | None = None) -> Path:
     """Keep compiled programs on disk and return the folder.
 
-    The folder is `directory`, else $JAX_COMPILATION_CACHE_DIR, else $MARLJAX_CACHE/jax, else ~/.cache/marljax/jax. Every
-    program is kept, however small: a pipeline compiles hundreds of small ones. Call it before the first compilation.
+    The folder is `directory`, else $JAX_COMPILATION_CACHE_DIR, else $MARLJAX_CACHE/jax, else ~/.cache/marljax/jax.
+    Every program is kept, however small: a pipeline compiles hundreds. Call it before the first compilation.
     """
     given = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     house = os.environ.get("MARLJAX_CACHE") or Path.home() / ".cache" / "marljax"

@@ -1,0 +1,150 @@
+"""How every experiment is called: flags from a configuration's fields, exit codes, one line for what went wrong.
+
+A configuration is a frozen dataclass; each field is a flag and its docstring the flag's help. `--preset` and `--config`
+choose the values which the other flags then change, in whatever order they stand.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+import signal
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import tyro
+
+from marljax.data.schema import InputError
+from marljax.runtime.artefacts import read_json
+from marljax.runtime.config import closest, from_json, to_json
+from marljax.runtime.devices import enable_compilation_cache
+from marljax.runtime.progress import Stopped
+
+ConfigT = TypeVar("ConfigT")
+
+DONE, BAD_INPUT, STOPPED = 0, 2, 3
+
+
+def run(
+    main: Callable[[ConfigT], None],
+    config_type: type[ConfigT],
+    presets: Mapping[str, ConfigT],
+    description: str,
+    args: Sequence[str] | None = None,
+) -> NoReturn:
+    """Parse the command line, call `main` and end the process.
+
+    Exit codes: 0 done; 2 bad input or configuration, one line on stderr; 3 stopped by SIGINT or SIGTERM, to be resumed
+    by the same command; an exception that nobody expected keeps its traceback and gives 1. See `parse` for `presets`.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        config = parse(config_type, presets, description, args)
+        enable_compilation_cache()
+        main(config)
+    except InputError as error:
+        _leave(BAD_INPUT, f"error: {error}")
+    except Stopped as stop:
+        _leave(STOPPED, f"{stop}; run the same command again to resume")
+    except KeyboardInterrupt:
+        _leave(STOPPED, "stopped; what is finished is kept, run the same command again to resume")
+    sys.exit(DONE)
+
+
+def parse(
+    config_type: type[ConfigT],
+    presets: Mapping[str, ConfigT],
+    description: str,
+    args: Sequence[str] | None = None,
+) -> ConfigT:
+    """The configuration that the command line asks for.
+
+    `config_type` has a field `preset` whose values are the names of `presets`; `--preset NAME` starts from that preset,
+    else the field's default does. `--config FILE` starts from a saved configuration. Raises InputError for a flag or
+    key that does not exist and for a bad value; prints the manual and leaves with 0 where `--help` is given.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    default = next(preset for name, preset in presets.items() if name == _default_preset(config_type))
+    # A first reading tells where to start from, a second changes that by the other flags.
+    first = _read(config_type, default, description, [arg for arg in args if arg not in ("-h", "--help")])
+    if first.config is None:
+        settings = _read(config_type, presets[first.settings.preset], description, args).settings
+        # What a saved configuration could not hold (NaN, an infinity) is refused here and not at its rerun.
+        return from_json(config_type, to_json(settings))
+    saved = _read_config(config_type, presets, first.config)
+    settings = _read(config_type, saved, description, args).settings
+    if settings.preset != saved.preset:
+        raise InputError(f"--preset {settings.preset} and --config {first.config} exclude each other")
+    return from_json(config_type, to_json(settings))
+
+
+def _default_preset(config_type: type) -> str:
+    return next(field.default for field in dataclasses.fields(config_type) if field.name == "preset")
+
+
+def _read_config(config_type: type[ConfigT], presets: Mapping[str, ConfigT], path: Path) -> ConfigT:
+    value = read_json(path)
+    name = value.get("preset", _default_preset(config_type)) if isinstance(value, dict) else None
+    try:
+        return from_json(config_type, value, presets.get(name))
+    except InputError as error:
+        raise InputError(error.message, file=path) from error
+
+
+def _read(config_type: type, default: Any, description: str, args: Sequence[str]) -> Any:
+    """One pass of tyro: an object with `settings` (a `config_type`) and `config` (Path or None)."""
+    command = dataclasses.make_dataclass(
+        "Command",
+        [
+            ("settings", Annotated[config_type, tyro.conf.arg(name="")]),
+            (
+                "config",
+                Annotated[
+                    Path | None, tyro.conf.arg(metavar="FILE", help="Start from this saved config.json, not a preset.")
+                ],
+                None,
+            ),
+        ],
+        frozen=True,
+    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed, unknown = tyro.cli(
+                command, args=args, default=command(default), description=description, return_unknown_args=True
+            )
+    except SystemExit as end:
+        if end.code:
+            raise InputError(f"{_condense(said.getvalue())} (see --help)") from end
+        raise
+    if unknown:
+        name = unknown[0].partition("=")[0]
+        what = f"unknown flag {name}" if name.startswith("-") else f"unexpected argument {name!r}"
+        raise InputError(f"{what}{closest(name, _flags(config_type))} (see --help)")
+    return parsed
+
+
+def _condense(box: str) -> str:
+    """The message in a box that tyro drew, as one line: what stands between its title and its first rule."""
+    lines = [line.strip("│| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    body = [line for line in lines[1:] if not line.startswith("╰")]
+    rule = next((index for index, line in enumerate(body) if line.startswith("─")), len(body))
+    return " ".join(" ".join(body[:rule]).split()).removeprefix("Error parsing ")
+
+
+def _flags(config_type: Any, prefix: str = "--") -> list[str]:
+    flags = ["--config", "--help"] if prefix == "--" else []
+    hints = typing.get_type_hints(config_type)
+    for field in dataclasses.fields(config_type):
+        name = prefix + field.name.replace("_", "-")
+        nested = dataclasses.is_dataclass(hints[field.name])
+        flags += _flags(hints[field.name], f"{name}.") if nested else [name]
+    return flags
+
+
+def _leave(code: int, line: str) -> NoReturn:
+    print(line, file=sys.stderr, flush=True)
+    sys.exit(code)
