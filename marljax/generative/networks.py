@@ -1,0 +1,168 @@
+"""The generator and the critic, causal and strided temporal convolutions, and the critic's spectral normalisation.
+
+The generator is a conditional autoregression per channel, `z_t = phi z_(t-1) + mu_t + s_t e_t`, that starts from the
+last context step, so that windows stitch without a seam; a dilated causal network (Oord et al. 2016) of the context,
+the conditions and noise at several half-lives sets `mu_t` and `s_t`. All channels of all products pass through one
+network, which is how their dependence is learned. A convolution is a product with the concatenated taps: every kernel
+is one matrix, which spectral normalisation (Miyato et al. 2018) divides by its largest singular value.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Params = Any
+
+LATENT_HALF_LIVES = (0.0, 2.0, 8.0, 32.0)
+"""Half-lives of the generator's noise [steps]: memory that reaches beyond its convolutions."""
+
+LARGEST_SCORE = 4.5
+"""Generated normal scores stay within this."""
+
+_DILATIONS = (1, 2, 4, 8)
+_TAPS = 3
+
+
+class CausalConvolution(nn.Module):
+    """float32[T, C] -> float32[T, features]; row t sees rows t, t - dilation, ..."""
+
+    features: int
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        reach = self.dilation * (_TAPS - 1)
+        padded = jnp.pad(x, ((reach, 0), (0, 0)))
+        taps = [padded[i * self.dilation : i * self.dilation + len(x)] for i in range(_TAPS)]
+        return nn.Dense(self.features)(jnp.concatenate(taps, -1))
+
+
+class StridedConvolution(nn.Module):
+    """float32[T, C] -> float32[ceil(T / 2), features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, ((1, 1), (0, 0)))
+        taps = [padded[i : i + len(x) : 2] for i in range(_TAPS)]
+        return nn.Dense(self.features)(jnp.concatenate(taps, -1))
+
+
+class GeneratorNetwork(nn.Module):
+    """Scores of the next window, given the context before it. One window; callers vmap."""
+
+    hidden: int
+    n_latents: int  # per half-life
+
+    @nn.compact
+    def __call__(self, key: jax.Array, context: jax.Array, present: jax.Array, condition: jax.Array, n_steps: int):
+        """float32[n_steps, C]. `context` float32[L, C] scores, `present` float32[] 0 at a session's start (the context
+        is unknown) else 1, `condition` float32[F]."""
+        n_context, n_channels = context.shape
+        latent_key, noise_key, start_key = jax.random.split(key, 3)
+        latent = coloured_noise(latent_key, n_steps, self.n_latents)
+        context = context * present
+        seen = jnp.concatenate([context, jnp.full((n_context, 1), present)], -1)
+        x = jnp.concatenate(
+            [
+                jnp.pad(seen, ((0, n_steps), (0, 0))),
+                jnp.pad(latent, ((n_context, 0), (0, 0))),
+            ],
+            -1,
+        )
+        x = nn.Dense(self.hidden)(x) + nn.Dense(self.hidden)(condition)
+        for dilation in _DILATIONS:
+            x = x + nn.Dense(self.hidden)(nn.silu(CausalConvolution(self.hidden, dilation)(x)))
+        small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+        out = nn.Dense(2 * n_channels, kernel_init=small)(nn.silu(x[n_context:]))
+        mean, spread = jnp.split(out, 2, -1)
+        phi = jnp.tanh(self.param("persistence", nn.initializers.zeros, (n_channels,)))
+        first = jnp.where(present > 0, context[-1], jax.random.normal(start_key, (n_channels,)))
+        noise = jax.random.normal(noise_key, (n_steps, n_channels))
+        innovations = mean + 2 * nn.sigmoid(spread) * jnp.sqrt(1 - phi**2) * noise
+
+        def step(z: jax.Array, innovation: jax.Array) -> tuple[jax.Array, jax.Array]:
+            z = jnp.clip(phi * z + innovation, -LARGEST_SCORE, LARGEST_SCORE)
+            return z, z
+
+        return jax.lax.scan(step, first, innovations)[1]
+
+
+class CriticNetwork(nn.Module):
+    """How real a window looks in its context and conditions. One window; callers vmap."""
+
+    hidden: int
+    n_moves: int  # the first channels of each product's block are moves: P of them
+
+    @nn.compact
+    def __call__(self, window: jax.Array, context: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
+        """float32[]. `window` float32[W, C], `context` float32[L, C], `present` float32[], `condition` float32[F]."""
+        context = context * present
+        scores = jnp.concatenate([context, window])
+        moves = scores.reshape(len(scores), self.n_moves, -1)[..., 0]
+        # Shown levels as well as moves, the critic need not learn to integrate.
+        levels = jnp.cumsum(moves, 0) / jnp.sqrt(len(scores))
+        is_window = jnp.arange(len(scores))[:, None] >= len(context)
+        known = jnp.where(is_window, 1.0, present)
+        x = jnp.concatenate([scores, levels, is_window.astype(scores.dtype), known], -1)
+        x = nn.Dense(self.hidden)(x) + nn.Dense(self.hidden)(condition)
+        for width in (1, 2, 2):
+            x = StridedConvolution(width * self.hidden)(nn.leaky_relu(x, 0.2))
+        return nn.Dense(1)(nn.leaky_relu(x, 0.2).reshape(-1))[0]
+
+
+def coloured_noise(key: jax.Array, n_steps: int, n_latents: int) -> jax.Array:
+    """float32[n_steps, H * n_latents] stationary unit Gaussian noise, one autoregression per half-life and latent."""
+    half_lives = jnp.repeat(jnp.array(LATENT_HALF_LIVES), n_latents)
+    decay = jnp.where(half_lives > 0, 0.5 ** (1 / jnp.maximum(half_lives, 1e-6)), 0.0)
+    white = jax.random.normal(key, (n_steps + 1, len(half_lives)))
+
+    def step(x: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = decay * x + jnp.sqrt(1 - decay**2) * e
+        return x, x
+
+    return jax.lax.scan(step, white[0], white[1:])[1]
+
+
+def initial_singular_vectors(key: jax.Array, params: Params) -> Params:
+    """A random unit vector float32[out] for every kernel [in, out]; float32[0] for what is no kernel."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    vectors = [
+        _unit(jax.random.normal(k, w.shape[1:] if w.ndim == 2 else (0,))) for k, w in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, vectors)
+
+
+def power_iteration(params: Params, vectors: Params, n_iterations: int) -> Params:
+    """The right singular vectors after more rounds of power iteration on every kernel."""
+
+    def refine(kernel: jax.Array, v: jax.Array) -> jax.Array:
+        if kernel.ndim != 2:
+            return v
+        return jax.lax.fori_loop(0, n_iterations, lambda _, x: _unit(kernel.T @ _unit(kernel @ x)), v)
+
+    return jax.tree.map(refine, jax.lax.stop_gradient(params), vectors)
+
+
+def spectrally_normalised(params: Params, vectors: Params) -> Params:
+    """Every kernel over its largest singular value, as the vectors estimate it; biases untouched.
+
+    The singular vectors are constants to the gradient, the singular value is not (Miyato et al. 2018, eq. 8).
+    """
+
+    def normalise(kernel: jax.Array, v: jax.Array) -> jax.Array:
+        if kernel.ndim != 2:
+            return kernel
+        v = jax.lax.stop_gradient(v)
+        u = jax.lax.stop_gradient(_unit(kernel @ v))
+        return kernel / (u @ kernel @ v)
+
+    return jax.tree.map(normalise, params, vectors)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)

@@ -1,0 +1,126 @@
+"""Sessions of any length from a trained generator: window after window, each with the last one as its context.
+
+The decoder carries price and trailing volatility from window to window, so that regimes and clusters of volatility
+follow from what was generated before. Everything made here is labelled synthetic.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from marljax.data.schema import MarketData
+from marljax.generative.books import Parts, market_data
+from marljax.generative.networks import GeneratorNetwork
+from marljax.generative.representation import Anchor, Encoded, Representation, decode
+from marljax.generative.wgan_gp import Dataset, GanState, condition_features
+
+
+@struct.dataclass
+class Condition:
+    """Where a session starts."""
+
+    double_mid: jax.Array  # int32[P] half ticks
+    regime: jax.Array  # int32[P] volatility regime, 0 low, 1 middle, 2 high
+    clock: jax.Array  # float32[] share of the session that has passed
+
+
+@struct.dataclass
+class Generator:
+    """A trained generator: all that drawing sessions needs."""
+
+    params: Any
+    representation: Representation
+    starts: Condition  # [M, ...] starts of training windows, to draw from
+    network: GeneratorNetwork = struct.field(pytree_node=False)
+    window: int = struct.field(pytree_node=False)
+    context: int = struct.field(pytree_node=False)
+
+
+def make_generator(state: GanState, representation: Representation, dataset: Dataset, encoded: Encoded) -> Generator:
+    """The running average of a training's generator, with the starts of its training windows."""
+    config = state.config
+    rows = dataset.starts
+    return Generator(
+        params=jax.tree.map(jnp.array, state.generator_average),
+        representation=representation,
+        starts=Condition(encoded.double_mid[rows - 1], dataset.regime[rows], dataset.clock[rows]),
+        network=GeneratorNetwork(config.hidden, config.latents),
+        window=config.window,
+        context=config.context,
+    )
+
+
+@partial(jax.jit, static_argnames="n_steps")
+def generate(generator: Generator, key: jax.Array, condition: Condition, n_steps: int) -> MarketData:
+    """One session of `n_steps` rows on the training part's time grid; vmap over keys and conditions for many.
+
+    The first row follows `condition`, which is not part of the session. `seconds` count from the session's start.
+    """
+    representation = generator.representation
+    n_products = len(representation.products)
+    shape = (n_products, representation.n_channels)
+    anchor = Anchor(
+        condition.double_mid,
+        jnp.take_along_axis(representation.regime_variance, condition.regime[:, None], 1)[:, 0],
+    )
+    clock_step = representation.step_seconds * generator.window / jnp.maximum(representation.session_seconds, 1e-9)
+
+    def one_window(carry: tuple[Anchor, jax.Array, jax.Array, jax.Array], key: jax.Array) -> tuple[Any, Any]:
+        anchor, context, present, clock = carry
+        features = condition_features(representation.regime(anchor.variance), jnp.minimum(clock, 1.0))
+        scores: Any = generator.network.apply(
+            {"params": generator.params}, key, context, present, features, generator.window
+        )
+        parts, double_mid, anchor = decode(representation, scores.reshape(-1, *shape), anchor)
+        context = jnp.concatenate([context, scores])[-generator.context :]
+        return (anchor, context, jnp.float32(1.0), clock + clock_step), (parts, double_mid)
+
+    empty = jnp.zeros((generator.context, n_products * representation.n_channels))
+    keys = jax.random.split(key, -(-n_steps // generator.window))
+    start = (anchor, empty, jnp.float32(0.0), condition.clock)
+    _, windows = jax.lax.scan(one_window, start, keys)
+    parts, double_mid = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n_steps], windows)
+    assert isinstance(parts, Parts)
+    seconds = condition.clock * representation.session_seconds + representation.step_seconds * jnp.arange(n_steps)
+    return market_data(
+        parts,
+        double_mid,
+        seconds=seconds.astype(jnp.float32),
+        session=jnp.zeros(n_steps, jnp.int32),
+        products=representation.products,
+        origin="synthetic",
+    )
+
+
+def draw_conditions(generator: Generator, key: jax.Array, n_sessions: int, n_steps: int) -> Condition:
+    """[n_sessions, ...] starts of training windows, early enough for `n_steps` to fit the session where they can."""
+    rows = jax.random.randint(key, (n_sessions,), 0, len(generator.starts.clock))
+    drawn = jax.tree.map(lambda x: x[rows], generator.starts)
+    representation = generator.representation
+    needed = representation.step_seconds * n_steps / jnp.maximum(representation.session_seconds, 1e-9)
+    return replace(drawn, clock=jnp.clip(drawn.clock, 0.0, jnp.maximum(1.0 - needed, 0.0)))
+
+
+def generate_sessions(generator: Generator, key: jax.Array, n_sessions: int, n_steps: int) -> MarketData:
+    """Sessions 0..n_sessions-1 of `n_steps` rows, one after the other, invariants checked, origin synthetic."""
+    condition_key, draw_key = jax.random.split(key)
+    conditions = draw_conditions(generator, condition_key, n_sessions, n_steps)
+    many = jax.vmap(partial(generate, generator, n_steps=n_steps))
+    return join_sessions(many(jax.random.split(draw_key, n_sessions), conditions))
+
+
+def join_sessions(sessions: MarketData) -> MarketData:
+    """MarketData with leading axes [N, T] as N sessions of one, on the host, invariants checked."""
+    arrays = {
+        name: np.asarray(value).reshape(-1, *value.shape[2:])
+        for name, value in vars(sessions).items()
+        if name not in ("products", "origin")
+    }
+    n_sessions, n_steps = sessions.seconds.shape
+    arrays["session"] = np.repeat(np.arange(n_sessions), n_steps)
+    return MarketData.build(products=sessions.products, origin=sessions.origin, **arrays)

@@ -1,0 +1,307 @@
+"""Conditional Wasserstein GAN with gradient penalty (Gulrajani et al. 2017) and a spectrally normalised critic.
+
+A learner like the others: `init(key, dataset, config) -> GanState` and `update(state, dataset) -> (state, metrics)`, one
+jitted and donated chunk of generator steps. Where a step is not finite, the state before it is kept, the rest of the chunk
+does nothing, and the metric `diverged` says so.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from marljax.data.schema import InputError, MarketData, assert_not_synthetic
+from marljax.generative.books import cut_windows
+from marljax.generative.networks import (
+    CriticNetwork,
+    GeneratorNetwork,
+    initial_singular_vectors,
+    power_iteration,
+    spectrally_normalised,
+)
+from marljax.generative.representation import N_REGIMES, Encoded, Representation, encode
+
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class GanConfig:
+    """Sizes are static; rates are numbers that a sweep may vmap over."""
+
+    window: int = struct.field(default=32, pytree_node=False)
+    """Length of a generated window [steps]."""
+    context: int = struct.field(default=16, pytree_node=False)
+    """Steps before a window that both networks see [steps]."""
+    stride: int = struct.field(default=4, pytree_node=False)
+    """Distance between the starts of training windows [steps]."""
+    hidden: int = struct.field(default=32, pytree_node=False)
+    """Width of the networks' first layers."""
+    latents: int = struct.field(default=4, pytree_node=False)
+    """Noise channels for each of four half-lives."""
+    batch: int = struct.field(default=32, pytree_node=False)
+    """Windows in a batch."""
+    critic_steps: int = struct.field(default=3, pytree_node=False)
+    """Critic updates for each generator update."""
+    steps_per_chunk: int = struct.field(default=20, pytree_node=False)
+    """Generator updates in one call of `update`."""
+    chunks: int = struct.field(default=20, pytree_node=False)
+    """Calls of `update` in a whole training."""
+    generator_rate: float = 1e-3
+    """Adam's step for the generator."""
+    critic_rate: float = 2e-3
+    """Adam's step for the critic."""
+    penalty: float = 10.0
+    """Weight of the gradient penalty."""
+    average_decay: float = 0.99
+    """How much of the generator's running average each step keeps."""
+    context_dropout: float = 0.2
+    """Share of windows trained without context, which is how a session starts."""
+    clock_jitter: float = 0.05
+    """Standard deviation of noise on the time of session, so that it identifies no window [share of a session]."""
+
+
+SMOKE = GanConfig(chunks=3)
+"""Ends in seconds: shows that the machinery works, not what it can do."""
+
+DEMO = GanConfig()
+"""For one CPU core and half a minute."""
+
+
+@struct.dataclass
+class Dataset:
+    """Training windows as channels, with what conditions them."""
+
+    channels: jax.Array  # float32[T, P, C]
+    regime: jax.Array  # int32[T, P] of the trailing volatility before the row
+    clock: jax.Array  # float32[T] share of the session that has passed
+    starts: jax.Array  # int32[N] first rows of context and window
+    persistence: jax.Array  # float32[P, C] first autocorrelation of each channel
+
+
+@struct.dataclass
+class GanState:
+    """All of a training, to be carried on bit for bit."""
+
+    config: GanConfig
+    generator: Any
+    generator_average: Any  # exponential moving average of `generator`
+    critic: Any
+    singular: Any  # right singular vectors of the critic's kernels
+    generator_optimiser: optax.OptState
+    critic_optimiser: optax.OptState
+    key: jax.Array  # typed key[]
+    step: jax.Array  # int32[] generator updates done
+    diverged: jax.Array  # bool[] a step was not finite; the state is the last good one
+
+
+@struct.dataclass
+class Batch:
+    """B windows with their contexts; P products of C channels are one axis."""
+
+    window: jax.Array  # float32[B, W, P*C]
+    context: jax.Array  # float32[B, L, P*C]
+    present: jax.Array  # float32[B] 0 where the context is hidden
+    condition: jax.Array  # float32[B, F]
+
+
+def make_dataset(
+    representation: Representation, training: MarketData, config: GanConfig, seed: int
+) -> tuple[Dataset, Encoded]:
+    """Training windows of the training part, dequantised with `seed`, and the encoded rows they index.
+
+    Raises InputError where no window of `context + window` steps fits, or the data are synthetic.
+    """
+    assert_not_synthetic(training, "training the generator")
+    length = config.context + config.window
+    starts = cut_windows(training, length, config.stride)
+    if len(starts) == 0:
+        raise InputError(f"the training part holds no unbroken stretch of {length + 1} steps for the generator")
+    encoded = encode(representation, training, seed)
+    joined = np.asarray(encoded.joined)
+    now, before = (np.asarray(encoded.channels)[rows] for rows in (joined, np.roll(joined, -1)))
+    persistence = np.mean(now * before, 0) / np.maximum(np.mean(now**2, 0), 1e-6)
+    dataset = Dataset(
+        channels=encoded.channels,
+        regime=representation.regime(encoded.variance),
+        clock=encoded.clock,
+        starts=jnp.asarray(starts),
+        persistence=jnp.asarray(np.clip(persistence, -0.5, 0.99), jnp.float32),
+    )
+    return dataset, encoded
+
+
+def networks(config: GanConfig, n_products: int) -> tuple[GeneratorNetwork, CriticNetwork]:
+    """The two networks of a configuration."""
+    return GeneratorNetwork(config.hidden, config.latents), CriticNetwork(config.hidden, n_products)
+
+
+def condition_features(regime: jax.Array, clock: jax.Array) -> jax.Array:
+    """float32[F] what conditions a window: every product's volatility regime and the time of session.
+
+    `regime` int32[P], `clock` float32[] share of the session that has passed.
+    """
+    time = jnp.stack([jnp.cos(jnp.pi * clock), jnp.sin(jnp.pi * clock)])
+    return jnp.concatenate([jax.nn.one_hot(regime, N_REGIMES).reshape(-1), time])
+
+
+@jax.jit
+def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
+    """The state before the first update; `key` typed."""
+    key, draw_key, generator_key, critic_key, vector_key = jax.random.split(key, 5)
+    generator_network, critic_network = networks(config, dataset.channels.shape[1])
+    batch = jax.tree.map(lambda x: x[0], sample_batch(draw_key, dataset, config))
+    inputs = (batch.context, batch.present, batch.condition)
+    generator = generator_network.init(generator_key, draw_key, *inputs, config.window)["params"]
+    generator = generator | {"persistence": jnp.arctanh(dataset.persistence.reshape(-1))}
+    critic = critic_network.init(critic_key, batch.window, *inputs)["params"]
+    return GanState(
+        config=jax.tree.map(jnp.float32, config),
+        generator=generator,
+        generator_average=generator,
+        critic=critic,
+        singular=power_iteration(critic, initial_singular_vectors(vector_key, critic), 30),
+        generator_optimiser=_adam(config.generator_rate).init(generator),
+        critic_optimiser=_adam(config.critic_rate).init(critic),
+        key=key,
+        step=jnp.int32(0),
+        diverged=jnp.array(False),
+    )
+
+
+@partial(jax.jit, donate_argnums=0)
+def update(state: GanState, dataset: Dataset) -> tuple[GanState, Metrics]:
+    """One chunk of `steps_per_chunk` generator updates. Metrics are means over the chunk, float32[].
+
+    `wasserstein` is the critic's estimate of the distance, `diverged` 1 where the chunk was broken off.
+    """
+
+    def step(state: GanState, _: None) -> tuple[GanState, Metrics]:
+        new, metrics = _step(state, dataset)
+        good = _all_finite(new) & _all_finite(metrics) & ~state.diverged
+        kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+        return replace(kept, diverged=~good), jax.tree.map(lambda x: jnp.where(good, x, jnp.nan), metrics)
+
+    state, metrics = jax.lax.scan(step, state, None, length=state.config.steps_per_chunk)
+    return state, jax.tree.map(jnp.nanmean, metrics) | {"diverged": state.diverged.astype(jnp.float32)}
+
+
+def train(key: jax.Array, dataset: Dataset, config: GanConfig) -> tuple[GanState, Metrics]:
+    """A whole training of `config.chunks` chunks, metrics float32[chunks]; vmap over keys for seeds side by side."""
+    return jax.lax.scan(lambda s, _: update(s, dataset), init(key, dataset, config), None, length=config.chunks)
+
+
+def sample_batch(key: jax.Array, dataset: Dataset, config: GanConfig) -> Batch:
+    """Random training windows, some with their context hidden."""
+    row_key, hide_key, jitter_key = jax.random.split(key, 3)
+    starts = jax.random.choice(row_key, dataset.starts, (config.batch,))
+    flat = dataset.channels.reshape(len(dataset.channels), -1)
+    rows = flat[starts[:, None] + jnp.arange(config.context + config.window)]
+    first = starts + config.context
+    clock = dataset.clock[first] + config.clock_jitter * jax.random.normal(jitter_key, (config.batch,))
+    return Batch(
+        window=rows[:, config.context :],
+        context=rows[:, : config.context],
+        present=1.0 - jax.random.bernoulli(hide_key, config.context_dropout, (config.batch,)),
+        condition=jax.vmap(condition_features)(dataset.regime[first], clock),
+    )
+
+
+def gradient_penalty(critic: Any, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
+    """float32[] mean squared difference of the critic's gradient norm from 1 on lines between real and fake windows.
+
+    `critic(i, window) -> float32[]` scores row i's window, `real` and `fake` float32[B, ...], `mix` float32[B] in 0..1.
+    """
+
+    def norm(i: jax.Array, x: jax.Array, y: jax.Array, share: jax.Array) -> jax.Array:
+        slope = jax.grad(critic, argnums=1)(i, share * x + (1 - share) * y)
+        return jnp.sqrt(jnp.sum(jnp.square(slope)) + 1e-12)
+
+    return jnp.mean(jnp.square(jax.vmap(norm)(jnp.arange(len(real)), real, fake, mix) - 1))
+
+
+def _step(state: GanState, dataset: Dataset) -> tuple[GanState, Metrics]:
+    """`critic_steps` critic updates and one of the generator."""
+    key, critic_key, generator_key = jax.random.split(state.key, 3)
+    state, metrics = jax.lax.scan(
+        partial(_critic_step, dataset=dataset), state, jax.random.split(critic_key, state.config.critic_steps)
+    )
+    state, generator_metrics = _generator_step(replace(state, key=key), generator_key, dataset)
+    return state, jax.tree.map(jnp.mean, metrics) | generator_metrics
+
+
+def _critic_step(state: GanState, key: jax.Array, dataset: Dataset) -> tuple[GanState, Metrics]:
+    config = state.config
+    batch_key, fake_key, mix_key = jax.random.split(key, 3)
+    batch = sample_batch(batch_key, dataset, config)
+    fake = _generate(state, state.generator, fake_key, batch, dataset)
+    mix = jax.random.uniform(mix_key, (config.batch,))
+    network = networks(config, dataset.channels.shape[1])[1]
+    singular = power_iteration(state.critic, state.singular, 1)
+
+    def loss(params: Any) -> tuple[jax.Array, Metrics]:
+        bounded = {"params": spectrally_normalised(params, singular)}
+
+        def score(i: jax.Array, window: jax.Array) -> Any:
+            return network.apply(bounded, window, batch.context[i], batch.present[i], batch.condition[i])
+
+        rows = jnp.tile(jnp.arange(config.batch), 2)
+        real_scores, fake_scores = jnp.split(jax.vmap(score)(rows, jnp.concatenate([batch.window, fake])), 2)
+        distance = jnp.mean(real_scores) - jnp.mean(fake_scores)
+        penalty = gradient_penalty(score, batch.window, fake, mix)
+        return config.penalty * penalty - distance, {"wasserstein": distance, "gradient_penalty": penalty}
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(state.critic)
+    change, optimiser = _adam(config.critic_rate).update(gradient, state.critic_optimiser)
+    state = replace(
+        state, critic=optax.apply_updates(state.critic, change), critic_optimiser=optimiser, singular=singular
+    )
+    return state, metrics | {"critic_gradient": optax.tree.norm(gradient)}
+
+
+def _generator_step(state: GanState, key: jax.Array, dataset: Dataset) -> tuple[GanState, Metrics]:
+    config = state.config
+    batch_key, fake_key = jax.random.split(key)
+    batch = sample_batch(batch_key, dataset, config)
+    network = networks(config, dataset.channels.shape[1])[1]
+    bounded = {"params": spectrally_normalised(state.critic, state.singular)}
+
+    def loss(params: Any) -> jax.Array:
+        fake = _generate(state, params, fake_key, batch, dataset)
+        scores: Any = jax.vmap(partial(network.apply, bounded))(fake, batch.context, batch.present, batch.condition)
+        return -jnp.mean(scores)
+
+    value, gradient = jax.value_and_grad(loss)(state.generator)
+    change, optimiser = _adam(config.generator_rate).update(gradient, state.generator_optimiser)
+    generator = optax.apply_updates(state.generator, change)
+    # A young average follows closely, so that it does not remember the initial weights.
+    decay = jnp.minimum(config.average_decay, (1.0 + state.step) / (10.0 + state.step))
+    average = jax.tree.map(lambda a, g: decay * a + (1 - decay) * g, state.generator_average, generator)
+    state = replace(
+        state, generator=generator, generator_average=average, generator_optimiser=optimiser, step=state.step + 1
+    )
+    return state, {"generator_loss": value, "generator_gradient": optax.tree.norm(gradient)}
+
+
+def _generate(state: GanState, params: Any, key: jax.Array, batch: Batch, dataset: Dataset) -> jax.Array:
+    """float32[B, W, P*C] one window for every row of the batch."""
+    config = state.config
+    network = networks(config, dataset.channels.shape[1])[0]
+
+    def one(key: jax.Array, context: jax.Array, present: jax.Array, condition: jax.Array) -> Any:
+        return network.apply({"params": params}, key, context, present, condition, config.window)
+
+    return jax.vmap(one)(jax.random.split(key, config.batch), batch.context, batch.present, batch.condition)
+
+
+def _adam(rate: float | jax.Array) -> optax.GradientTransformation:
+    return optax.adam(rate, b1=0.0, b2=0.9)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in numbers]))
