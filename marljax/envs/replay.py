@@ -5,7 +5,8 @@ order walks the visible book under `marljax.market.slippage`. Its trades do not 
 the impact term and small size are for, and why an order-book env exists beside this one.
 
 Observation: float32[F + 1], the scaled features of the row and the position as a fraction of its limit.
-Action: float32[1] in [-1, 1], the target position as a fraction of the limit, rounded to whole lots.
+Action: float32[1] in [-1, 1], the target position as a fraction of the limit, rounded to whole lots; NaN
+keeps the position.
 Reward: float32[], the step's net earnings, in standard deviations of holding the full position for one step in the
 training part, less `risk_aversion / 2` times the squared position fraction.
 Termination: the loss since the start exceeds `max_loss` of the agent's capital. Truncation: the episode's length.
@@ -68,11 +69,12 @@ class ReplayEnv(Environment[ReplayState, ReplayParams]):
 
     def step_env(self, key: jax.Array, state: ReplayState, action: jax.Array, params: ReplayParams) -> Step:
         fraction = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0)
-        wanted = jnp.round(fraction * params.max_position).astype(jnp.int32)
+        held = state.account.position
+        wanted = jnp.where(jnp.isnan(fraction), held, jnp.round(fraction * params.max_position).astype(jnp.int32))
         target = jnp.where(params.flat[state.time], 0, wanted)
         account, earned = trade(key, state.account, target, params.tape, state.time, params.costs)
-        held = account.position / params.max_position
-        reward = earned / params.reward_scale - 0.5 * params.risk_aversion * held**2
+        exposure = account.position / params.max_position
+        reward = earned / params.reward_scale - 0.5 * params.risk_aversion * exposure**2
         state = ReplayState(time=state.time + 1, elapsed=state.elapsed + 1, account=account)
         terminated = account.net(params.costs.tick_value) < -params.max_loss
         truncated = (state.elapsed >= self.episode_steps) & ~terminated

@@ -78,21 +78,25 @@ def session_bounds(session: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.searchsorted(session, session, "left"), np.searchsorted(session, session, "right")
 
 
+def warmed_up(session: np.ndarray, warm_up: int) -> np.ndarray:
+    """bool[T] rows that have at least `warm_up` rows of their session before them."""
+    first, _ = session_bounds(session)
+    return np.arange(len(first)) - first >= warm_up
+
+
 def flat_rows(session: np.ndarray, warm_up: int, closing_rows: int) -> np.ndarray:
-    """bool[T] rows on which agents must be flat: the first `warm_up` and the last `closing_rows` + 1 of a session.
+    """bool[T] rows on which agents must be flat: not warmed up yet, or the last `closing_rows` + 1 of a session.
 
     An order on a session's very last row would be marked overnight, so the close begins one row earlier.
     """
-    first, end = session_bounds(session)
-    row = np.arange(len(first))
-    return (row - first < warm_up) | (end - row <= closing_rows + 1)
+    _, end = session_bounds(session)
+    return ~warmed_up(session, warm_up) | (end - np.arange(len(end)) <= closing_rows + 1)
 
 
-def episode_starts(session: np.ndarray, warm_up: int, episode_steps: int) -> np.ndarray:
-    """int32[S] rows at which an episode may start: after the warm-up, and ending within its session."""
-    first, end = session_bounds(session)
-    row = np.arange(len(first))
-    return np.flatnonzero((row - first >= warm_up) & (row + episode_steps < end)).astype(np.int32)
+def episode_starts(session: np.ndarray, warm: np.ndarray, episode_steps: int) -> np.ndarray:
+    """int32[S] rows at which an episode may start: warmed up (bool[T]), and ending within its session."""
+    _, end = session_bounds(session)
+    return np.flatnonzero(warm & (np.arange(len(end)) + episode_steps < end)).astype(np.int32)
 
 
 def cost_models(train: MarketData, config: CostConfig) -> CostModel:
@@ -141,69 +145,83 @@ def position_limits(train: MarketData, capital: float) -> np.ndarray:
     return np.floor(lots).astype(np.int32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A stretch of market with its features, and which of its rows may be traded."""
+
+    data: MarketData
+    features: jax.Array  # float32[T, P, F] scaled
+    warm: np.ndarray  # bool[T] enough of the session lies behind the row
+    flat: np.ndarray  # bool[T] agents must be flat
+
+    @classmethod
+    def of(cls, data: MarketData, features: jax.Array, warm_up: int, closing_rows: int) -> "Rows":
+        """All rows of `data`; take a part of them with `part`, so that a session cut in two stays warm."""
+        session = np.asarray(data.session)
+        return cls(data, features, warmed_up(session, warm_up), flat_rows(session, warm_up, closing_rows))
+
+    def part(self, rows: slice) -> "Rows":
+        """The given rows."""
+        return Rows(self.data.rows(rows.start, rows.stop), self.features[rows], self.warm[rows], self.flat[rows])
+
+
 def replay_params(
-    real: MarketData,
-    features: jax.Array,
-    train: MarketData,
+    real: Rows,
     *,
-    capital: float,
-    costs: CostConfig,
+    costs: CostModel,
+    max_position: np.ndarray,
     trading: TradingConfig,
-    warm_up: int,
     episode_steps: int,
-    synthetic: MarketData | None = None,
-    synthetic_features: jax.Array | None = None,
+    synthetic: Rows | None = None,
     synthetic_fraction: float = 0.0,
 ) -> ReplayParams:
     """Replay params of every product, leaves with a leading axis P.
 
     Args:
-        real: the rows to trade on (of the training part for learning, of another for judging).
-        features: float32[T, P, F] scaled features of `real`.
-        train: the training part, which costs and limits are estimated on.
-        capital: of the whole portfolio [currency].
-        warm_up: steps of a session that features need [steps].
-        synthetic: sessions of generated books to mix in, with their features.
+        real: the rows to trade on; of the training part, where an agent learns on them.
+        costs: see `cost_models`.
+        max_position: int32[P] lots, see `position_limits`.
+        episode_steps: the env's episode length [steps].
+        synthetic: sessions of generated books to mix in.
         synthetic_fraction: probability that an episode is synthetic.
 
     Raises InputError where no session is long enough for an episode.
     """
-    tapes, rows = tape(real), np.asarray(real.session)
-    flat = flat_rows(rows, warm_up, trading.closing_rows)
-    starts = episode_starts(rows, warm_up, episode_steps)
-    if len(starts) == 0:
-        raise InputError(
-            f"no session is long enough: an episode needs {warm_up} steps of warm-up and {episode_steps} of trading, "
-            f"the longest session has {np.bincount(rows - rows.min()).max()}; use a finer grid or shorter episodes"
-        )
-    synthetic_starts = starts
-    if synthetic is not None and synthetic_features is not None:
-        tapes = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), tapes, tape(synthetic))
-        features = jnp.concatenate([features, synthetic_features])
-        generated = np.asarray(synthetic.session)
-        flat = np.concatenate([flat, flat_rows(generated, warm_up, trading.closing_rows)])
-        synthetic_starts = real.n_steps + episode_starts(generated, warm_up, episode_steps)
-        if len(synthetic_starts) == 0:
-            raise InputError(f"synthetic sessions are shorter than {warm_up} + {episode_steps} steps")
-    models, limits = cost_models(train, costs), position_limits(train, capital)
-    n_products = real.n_products
+    n_products = real.data.n_products
+    starts = _starts(real, episode_steps, "session")
+    parts, synthetic_starts = [real], starts
+    if synthetic is not None:
+        parts.append(synthetic)
+        synthetic_starts = real.data.n_steps + _starts(synthetic, episode_steps, "synthetic session")
+    tapes = [tape(part.data) for part in parts]
 
     def shared(x: Any) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(x), (n_products, *np.shape(x)))
 
     return ReplayParams(
-        tape=jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), tapes),
-        features=jnp.moveaxis(features, 1, 0),
-        flat=shared(flat),
+        tape=jax.tree.map(lambda *x: jnp.moveaxis(jnp.concatenate(x), 1, 0), *tapes),
+        features=jnp.moveaxis(jnp.concatenate([part.features for part in parts]), 1, 0),
+        flat=shared(np.concatenate([part.flat for part in parts])),
         real_starts=shared(starts),
-        synthetic_starts=shared(synthetic_starts.astype(np.int32)),
+        synthetic_starts=shared(synthetic_starts),
         synthetic_fraction=shared(np.float32(synthetic_fraction if synthetic is not None else 0.0)),
-        costs=models,
-        max_position=jnp.asarray(limits),
-        reward_scale=models.tick_value * models.volatility * limits,
+        costs=costs,
+        max_position=jnp.asarray(max_position),
+        reward_scale=costs.tick_value * costs.volatility * max_position,
         risk_aversion=shared(np.float32(trading.risk_aversion)),
-        max_loss=shared(np.float32(trading.max_loss * capital / n_products)),
+        max_loss=trading.max_loss * 0.5 * jnp.abs(tapes[0].mark[0, :, 0]) * costs.tick_value * max_position,
     )
+
+
+def _starts(rows: Rows, episode_steps: int, what: str) -> np.ndarray:
+    session = np.asarray(rows.data.session)
+    starts = episode_starts(session, rows.warm, episode_steps)
+    if len(starts) == 0:
+        raise InputError(
+            f"no {what} is long enough for an episode of {episode_steps} steps after the features' warm-up: the "
+            f"longest has {np.unique(session, return_counts=True)[1].max()} rows, {int(rows.warm.sum())} rows are warm"
+        )
+    return starts
 
 
 def _within_session_moves(data: MarketData) -> tuple[np.ndarray, np.ndarray]:

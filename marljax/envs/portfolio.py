@@ -1,0 +1,239 @@
+"""The meta-controller's world: capital is allocated among live product agents, block by block.
+
+One env step allocates capital and then lets every product agent trade through the block's rows with its own policy,
+whose parameters are data. The whole episode is therefore one jitted function over all policies.
+
+Observation: float32[8 P + 3], see `marljax.portfolio.meta_controller.observe`.
+Action: float32[P + 1] in [-1, 1]: a tilt of each product's risk-parity weight, and gross exposure.
+Reward: float32[], the block's portfolio log return in units of `reward_scale`, less `risk_aversion / 2` times its
+square.
+Termination: the drawdown exceeds `max_drawdown`. Truncation: the episode's number of blocks.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from marljax.envs.environment import Box, Environment, Step
+from marljax.market.slippage import Account, CostModel, Tape, trade
+from marljax.portfolio.guardrails import Limits
+from marljax.portfolio.market_state import Blocks, MarketState
+from marljax.portfolio.meta_controller import TrackRecord, allocate, observation_size, observe
+
+
+class Policy(Protocol):
+    """What a product agent is: a function of parameters, observation and carry."""
+
+    def init_carry(self) -> Any: ...
+
+    def apply(
+        self, params: Any, obs: jax.Array, carry: Any, key: jax.Array, deterministic: bool | jax.Array
+    ) -> tuple[jax.Array, Any]: ...
+
+
+@struct.dataclass
+class World:
+    """Everything the product agents trade on: tapes, features, policies and costs, one axis entry per product."""
+
+    tape: Tape  # leaves [P, T, ...]
+    features: jax.Array  # float32[P, T, F] scaled
+    flat: jax.Array  # bool[T] rows on which agents are flat (see replay)
+    last: jax.Array  # bool[T] rows on which everything is sold, whoever holds it: the end of the data
+    policies: Any  # parameters of the product agents, leaves [P, ...]
+    costs: CostModel  # leaves [P]
+
+
+@struct.dataclass
+class PortfolioParams:
+    world: World
+    blocks: Blocks  # N blocks that tile the rows
+    market: MarketState  # known at each block
+    typical_volatility: jax.Array  # float32[P] of returns per block, of the training part
+    starts: jax.Array  # int32[S] blocks at which an episode may start
+    capital: jax.Array  # float32[] currency
+    limits: Limits
+    tilt: jax.Array  # float32[] log factor of a full tilt
+    record_decay: jax.Array  # float32[] weight of the past in the agents' track record, per block
+    reward_scale: jax.Array  # float32[] portfolio return per block that counts as one
+    risk_aversion: jax.Array  # float32[] reward units per squared reward
+    max_drawdown: jax.Array  # float32[] fraction of the peak
+
+
+@struct.dataclass
+class PortfolioState:
+    block: jax.Array  # int32[] the next block
+    elapsed: jax.Array  # int32[] blocks since the episode's start
+    accounts: Account  # leaves [P]
+    weights: jax.Array  # float32[P] allocation in force, fractions of equity
+    record: TrackRecord
+    equity: jax.Array  # float32[] currency
+    peak: jax.Array  # float32[] currency, highest equity so far
+
+
+@struct.dataclass
+class BlockRows:
+    """What happened on each row of a block; `active` is False on rows beyond the block's length."""
+
+    active: jax.Array  # bool[R]
+    net: jax.Array  # float32[R, P] currency, each account's net after the row
+    position: jax.Array  # int32[R, P] lots held into the next row
+    signal: jax.Array  # float32[R, P] the agents' target fractions
+
+
+def trade_block(
+    key: jax.Array,
+    policy: Policy,
+    world: World,
+    accounts: Account,
+    lots: jax.Array,
+    start: jax.Array,
+    length: jax.Array,
+    n_rows: int,
+    passive: jax.Array | bool = False,
+) -> tuple[Account, BlockRows]:
+    """Let the product agents trade from row `start` on, `length` of at most `n_rows` rows.
+
+    Args:
+        key: for the latencies.
+        policy: the product agents' network.
+        world: what they trade on.
+        accounts: leaves [P].
+        lots: float32[P] position that a full signal means for each product.
+        start: int32[] first row.
+        length: int32[] rows to trade.
+        n_rows: the most rows a block can have (static).
+        passive: bool[] hold `lots` from the first row on instead of asking the policies.
+    """
+    n_products = lots.shape[0]
+
+    def row(accounts: Account, xs: tuple[jax.Array, jax.Array]) -> tuple[Account, BlockRows]:
+        i, key = xs
+        time = start + jnp.minimum(i, length - 1)
+        held = accounts.position / jnp.maximum(jnp.abs(lots), 1.0)
+        obs = jnp.concatenate([world.features[:, time], jnp.clip(held, -2.0, 2.0)[:, None]], axis=-1)
+        action, _ = jax.vmap(policy.apply, (0, 0, None, None, None))(
+            world.policies, obs, policy.init_carry(), key, True
+        )
+        signal = jnp.where(passive, 1.0, action[:, 0])
+        wanted = jnp.round(signal * lots).astype(jnp.int32)
+        wanted = jnp.where(passive & (i > 0), accounts.position, wanted)
+        flat = (world.flat[time] & ~jnp.asarray(passive)) | world.last[time]
+        target = jnp.where(flat, 0, wanted)
+        keys = jax.random.split(key, n_products)
+        traded, _ = jax.vmap(trade, (0, 0, 0, 0, None, 0))(keys, accounts, target, world.tape, time, world.costs)
+        active = i < length
+        accounts = jax.tree.map(lambda new, old: jnp.where(active, new, old), traded, accounts)
+        net = jax.vmap(Account.net)(accounts, world.costs.tick_value)
+        return accounts, BlockRows(active, net, accounts.position, signal)
+
+    return jax.lax.scan(row, accounts, (jnp.arange(n_rows), jax.random.split(key, n_rows)))
+
+
+def lots_for(weights: jax.Array, equity: jax.Array, time: jax.Array, world: World) -> jax.Array:
+    """Lots that `weights` (float32[P] fractions of `equity`) buy at row `time`'s mid, float32[P]."""
+    lot_value = 0.5 * jnp.abs(world.tape.mark[:, time, 0]) * world.costs.tick_value
+    return weights * jnp.maximum(equity, 0.0) / lot_value
+
+
+@dataclasses.dataclass(frozen=True)
+class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
+    """The meta-controller's env; see the module's docstring."""
+
+    policy: Policy
+    rows_per_block: int = 20
+    episode_blocks: int = 16
+
+    def observation_space(self, params: PortfolioParams) -> Box:
+        return Box(-5.0, 5.0, (observation_size(params.typical_volatility.shape[0]),))
+
+    def action_space(self, params: PortfolioParams) -> Box:
+        return Box(-1.0, 1.0, (params.typical_volatility.shape[0] + 1,))
+
+    def reset_env(self, key: jax.Array, params: PortfolioParams) -> tuple[jax.Array, PortfolioState]:
+        block = params.starts[jax.random.randint(key, (), 0, params.starts.shape[0])]
+        state = self.start(block, params)
+        return self.observe(state, params), state
+
+    def start(self, block: jax.Array, params: PortfolioParams) -> PortfolioState:
+        """The state of a portfolio that opens at `block` with nothing but cash."""
+        n_products = params.typical_volatility.shape[0]
+        empty = Account.open()
+        return PortfolioState(
+            block=jnp.asarray(block, jnp.int32),
+            elapsed=jnp.zeros((), jnp.int32),
+            accounts=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_products,)), empty),
+            weights=jnp.zeros(n_products, jnp.float32),
+            record=TrackRecord.start(n_products, params.typical_volatility),
+            equity=params.capital,
+            peak=params.capital,
+        )
+
+    def observe(self, state: PortfolioState, params: PortfolioParams) -> jax.Array:
+        """What the meta-policy sees before it allocates; see `meta_controller.observe`."""
+        return observe(
+            state.record,
+            state.weights,
+            1.0 - state.equity / state.peak,
+            params.market.base[state.block],
+            params.market.volatility[state.block] * jnp.sqrt(self.rows_per_block),
+            params.typical_volatility,
+            params.market.correlation[state.block],
+        )
+
+    def step_env(self, key: jax.Array, state: PortfolioState, action: jax.Array, params: PortfolioParams) -> Step:
+        base = params.market.base[state.block]
+        weights, asked, intervention = allocate(jnp.clip(action, -1.0, 1.0), base, params.tilt, params.limits)
+        state, _, portfolio_return = self.run_block(key, state, weights, params)
+        state = state.replace(block=jnp.minimum(state.block + 1, params.blocks.start.shape[0] - 1))
+        log_return = jnp.log1p(jnp.maximum(portfolio_return, -0.99)) / params.reward_scale
+        reward = log_return - 0.5 * params.risk_aversion * log_return**2
+        terminated = 1.0 - state.equity / state.peak > params.max_drawdown
+        truncated = (state.elapsed >= self.episode_blocks) & ~terminated
+        info = {"asked": asked, "granted": weights, "intervention": intervention, "return": portfolio_return}
+        return self.observe(state, params), state, reward, terminated, truncated, info
+
+    def run_block(
+        self,
+        key: jax.Array,
+        state: PortfolioState,
+        weights: jax.Array,
+        params: PortfolioParams,
+        *,
+        passive: jax.Array | bool = False,
+        hold: jax.Array | bool = False,
+    ) -> tuple[PortfolioState, BlockRows, jax.Array]:
+        """Trade through the state's block under `weights`; the state's `block` is left for the caller to advance.
+
+        `passive` holds the weights themselves instead of asking the agents; `hold` keeps the positions as they are.
+        Returns the state, the block's rows and the portfolio's simple return, float32[].
+        """
+        start, length = params.blocks.start[state.block], params.blocks.length[state.block]
+        lots = jnp.where(hold, state.accounts.position, lots_for(weights, state.equity, start, params.world))
+        tick_value = params.world.costs.tick_value
+        before = jax.vmap(Account.net)(state.accounts, tick_value)
+        accounts, rows = trade_block(
+            key, self.policy, params.world, state.accounts, lots, start, length, self.rows_per_block, passive
+        )
+        after = jax.vmap(Account.net)(accounts, tick_value)
+        allocated = jnp.maximum(jnp.abs(weights) * state.equity, 1e-6 * params.capital)
+        confidence = jnp.sum(jnp.where(rows.active[:, None], jnp.abs(rows.signal), 0.0), axis=0) / length
+        record = state.record.update(
+            (after - before) / allocated,
+            (accounts.traded - state.accounts.traded) / allocated,
+            confidence,
+            params.record_decay,
+        )
+        equity = params.capital + jnp.sum(after)
+        portfolio_return = jnp.sum(after - before) / jnp.maximum(state.equity, 1e-6 * params.capital)
+        state = state.replace(
+            elapsed=state.elapsed + 1,
+            accounts=accounts,
+            weights=weights,
+            record=record,
+            equity=equity,
+            peak=jnp.maximum(state.peak, equity),
+        )
+        return state, rows, portfolio_return
