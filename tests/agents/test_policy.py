@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marljax.agents.policy import TanhGaussianPolicy
+from marljax.agents.ppo import PPO, PPOConfig
+from marljax.agents.sac import SAC, SACConfig
+from tests.reference.learning import gaussian
+from tests.reference.tasks import Target, TargetParams
+
+POLICY = TanhGaussianPolicy(2, hidden=(16, 16))
+PARAMS = POLICY.init(jax.random.key(0), 3)
+
+
+def test_hidden_kernels_are_orthogonal_and_biases_zero():
+    kernel = PARAMS[1].kernel
+    np.testing.assert_allclose(kernel.T @ kernel, 2.0 * np.eye(16), atol=1e-5)
+    assert all((layer.bias == 0).all() for layer in PARAMS)
+
+
+def test_fresh_actions_centre_on_zero_and_stay_within_bounds():
+    obs = jax.random.normal(jax.random.key(1), (4096, 3)) * 10
+    action, carry = POLICY.apply(PARAMS, obs, POLICY.init_carry(), jax.random.key(2), False)
+    assert carry == ()
+    assert jnp.abs(action).max() <= 1.0
+    np.testing.assert_allclose(action.mean(0), 0.0, atol=0.05)
+    np.testing.assert_allclose(action.std(0), 0.33, atol=0.05)
+
+
+def test_distribution_is_that_of_the_oracle():
+    obs = np.array([0.3, -2.0, 1.0])
+    params = jax.tree.map(lambda x: x + 0.3, PARAMS)
+    mean, log_std = gaussian(params, obs)
+    ours = POLICY.distribution(params, jnp.float32(obs))
+    np.testing.assert_allclose(ours.mean, mean, rtol=1e-4)
+    np.testing.assert_allclose(ours.log_std, log_std, rtol=1e-4)
+
+
+def test_deterministic_action_ignores_the_key_and_may_be_traced():
+    apply = jax.jit(lambda key, deterministic: POLICY.apply(PARAMS, jnp.ones(3), (), key, deterministic)[0])
+    keys = jax.random.split(jax.random.key(0))
+    np.testing.assert_array_equal(apply(keys[0], True), apply(keys[1], True))
+    assert (apply(keys[0], False) != apply(keys[1], False)).any()
+
+
+def test_policies_of_both_algorithms_stack_and_run_under_one_vmap():
+    env, market = Target(), TargetParams(jnp.ones(3))
+    learners = [
+        PPO(env, PPOConfig(n_envs=4, n_steps=4, n_minibatches=2)),
+        SAC(env, SACConfig(n_envs=4, warmup_steps=2, capacity=64)),
+    ]
+    params = [
+        learner.policy_params(learner.init(jax.random.key(i), market)) for i, learner in enumerate(learners)
+    ]
+    policy = learners[0].policy(market)
+    assert policy == learners[1].policy(market)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    obs, keys = jnp.ones((2, 3)), jax.random.split(jax.random.key(0))
+    together, _ = jax.vmap(lambda p, o, k: policy.apply(p, o, (), k, False))(stacked, obs, keys)
+    for i in range(2):
+        alone, _ = policy.apply(params[i], obs[i], (), keys[i], False)
+        np.testing.assert_allclose(together[i], alone, rtol=1e-5, atol=1e-6)
