@@ -75,7 +75,7 @@ def compute(data: MarketData, config: FeatureConfig, reference: Reference | None
         seconds=data.seconds,
         session_seconds=reference.session_seconds,
     )
-    per_product = ProductView(*[1] * 8, seconds=None, session_seconds=None)
+    per_product = jax.tree.map(lambda _: 1, view)._replace(seconds=None, session_seconds=None)
 
     def one_product(view: ProductView) -> jax.Array:
         return jnp.stack([REGISTRY[name].compute(view, config) for name in config.names], axis=-1)

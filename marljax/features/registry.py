@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,16 +85,16 @@ class FeatureConfig:
 class ProductView(NamedTuple):
     """One product's rows, as features see them. Leaves are int32 as in MarketData, or float32 for gradients."""
 
-    bid_price: Any  # int32[T, K] ticks
-    ask_price: Any  # int32[T, K] ticks
-    bid_size: Any  # int32[T, K] lots
-    ask_size: Any  # int32[T, K] lots
-    trade_volume: Any  # int32[T] lots
-    trade_imbalance: Any  # int32[T] lots
-    residual: Any  # float32[T] relative-value residual in training deviations
-    age: Any  # int32[T] steps since the product's session began
-    seconds: Any  # float32[T] since the session's start
-    session_seconds: Any  # float32[] length of a session
+    bid_price: jax.Array  # int32[T, K] ticks
+    ask_price: jax.Array  # int32[T, K] ticks
+    bid_size: jax.Array  # int32[T, K] lots
+    ask_size: jax.Array  # int32[T, K] lots
+    trade_volume: jax.Array  # int32[T] lots
+    trade_imbalance: jax.Array  # int32[T] lots
+    residual: jax.Array  # float32[T] relative-value residual in training deviations
+    age: jax.Array  # int32[T] steps since the product's session began
+    seconds: jax.Array  # float32[T] since the session's start
+    session_seconds: jax.Array  # float32[] length of a session
 
     @property
     def double_mid(self) -> jax.Array:

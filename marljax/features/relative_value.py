@@ -12,6 +12,7 @@ import numpy as np
 from flax import struct
 
 from marljax.data.schema import MarketData
+from marljax.features.returns import log_ratio
 from marljax.features.windows import linear_recurrence, session_age
 
 _CRITICAL = -3.12
@@ -70,9 +71,7 @@ def no_relative_value(n_products: int) -> RelativeValue:
 
 def residuals(double_mid: jax.Array, relation: RelativeValue) -> jax.Array:
     """float32[T, P] residual in training standard deviations, 0 without a relation. `double_mid` [T, P] half ticks."""
-    change = (double_mid - relation.anchor.astype(double_mid.dtype)).astype(jnp.float32)
-    positive = double_mid > 0
-    log_mid = jnp.log1p(jnp.where(positive, change / relation.anchor, 0.0))
+    log_mid = log_ratio(double_mid, relation.anchor.astype(double_mid.dtype))
     residual = jnp.einsum("tj,ij->ti", log_mid, relation.loadings, precision="highest") - relation.offset
     related = relation.scale > 0
     return jnp.where(related, residual / jnp.where(related, relation.scale, 1.0), 0.0)

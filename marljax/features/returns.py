@@ -17,17 +17,25 @@ MINIMUM_COUNT = 10
 """Steps a session needs before a windowed statistic is trusted [steps]; a shorter window needs its own length."""
 
 
-def log_returns(double_mid: jax.Array, age: jax.Array) -> jax.Array:
-    """float32[T] log(mid_t / mid_{t-1}); 0 at a session's first row and where either mid is not positive.
+def log_ratio(now: jax.Array, before: jax.Array) -> jax.Array:
+    """float32 log(now / before), 0 where either is not positive.
 
-    Taken as log1p of an exact change, so that a half-tick move on a price of millions of ticks keeps its digits.
+    Close to each other it is log1p of their exact difference, so that a half tick on a price of millions of ticks
+    keeps its digits; far apart it is the log of their quotient, which cannot round to log 0.
     """
-    chex.assert_equal_shape([double_mid, age])
-    change = changes(double_mid, age)
-    now = double_mid.astype(jnp.float32)
-    before = now - change
     defined = (now > 0) & (before > 0)
-    return jnp.where(defined, jnp.log1p(jnp.where(defined, change, 0.0) / jnp.where(defined, before, 1.0)), 0.0)
+    change = jnp.where(defined, now - before, 0).astype(jnp.float32)
+    now = jnp.where(defined, now, 1).astype(jnp.float32)
+    before = jnp.where(defined, before, 1).astype(jnp.float32)
+    close = 2 * jnp.abs(change) < before
+    return jnp.where(close, jnp.log1p(jnp.where(close, change, 0.0) / before), jnp.log(now / before))
+
+
+def log_returns(double_mid: jax.Array, age: jax.Array) -> jax.Array:
+    """float32[T] log(mid_t / mid_{t-1}); 0 at a session's first row and where either mid is not positive."""
+    chex.assert_equal_shape([double_mid, age])
+    before = jnp.concatenate([double_mid[:1], double_mid[:-1]])
+    return log_ratio(double_mid, jnp.where(age > 0, before, double_mid))
 
 
 def rolling_volatility(double_mid: jax.Array, age: jax.Array, window: int) -> jax.Array:
