@@ -54,13 +54,22 @@ def missing_side(row: Row, rng: Random) -> Row:
     return dataclasses.replace(row, bids=[]) if rng.random() < 0.5 else dataclasses.replace(row, asks=[])
 
 
-def missing_value(row: Row, rng: Random) -> Row:
-    """The best level of a side keeps its price and loses its size, or the other way round."""
+def _half_level(row: Row, depth: int, rng: Random) -> Row:
     bids, asks = list(row.bids), list(row.asks)
     side = bids if rng.random() < 0.5 else asks
-    price, size = side[0]
-    side[0] = (price, None) if rng.random() < 0.5 else (None, size)
+    price, size = side[depth]
+    side[depth] = (price, None) if rng.random() < 0.5 else (None, size)
     return dataclasses.replace(row, bids=bids, asks=asks)
+
+
+def missing_best_value(row: Row, rng: Random) -> Row:
+    """The best level of a side lacks its price or its size."""
+    return _half_level(row, 0, rng)
+
+
+def missing_deep_value(row: Row, rng: Random) -> Row:
+    """A level behind the best lacks its price or its size."""
+    return _half_level(row, whole(rng, 1, VISIBLE_LEVELS - 1), rng)
 
 
 def crossed(row: Row, rng: Random) -> Row:
@@ -83,7 +92,7 @@ def outlier(row: Row, rng: Random) -> Row:
 
 
 DAMAGE: dict[str, Callable[[Row, Random], Row]] = {
-    f.__name__: f for f in (missing_side, missing_value, crossed, locked, outlier)
+    f.__name__: f for f in (missing_side, missing_best_value, missing_deep_value, crossed, locked, outlier)
 }
 """Faults within a row."""
 
