@@ -89,10 +89,10 @@ def grid_step(books: Books, raw: RawBooks, step_seconds: float | None) -> int:
         return 10**9
     lengths, counts = np.unique(steps, return_counts=True)
     step = int(lengths[np.argmax(counts)])
-    off: np.ndarray = np.not_equal(times[:, 1] % step, 0)
+    off = np.not_equal(times[:, 1] % step, 0)
     if off.mean() > 1 - _ON_GRID:
-        session, time_ns = times[np.argmax(off)]
-        row = int(np.argmax((books.session == session) & (books.time_ns == time_ns)))
+        session, time_ns = times[off][0]
+        row = np.flatnonzero((books.session == session) & (books.time_ns == time_ns))[0]
         raise InputError(
             f"times follow no grid: only {100 * (1 - off.mean()):.0f}% are multiples of the commonest step, "
             f"{step / 1e9:g} s; set step_seconds",
@@ -117,12 +117,12 @@ def align(books: Books, raw: RawBooks, step_ns: int, max_gap_steps: int, report:
         grid = _grid(np.unique(cell[here]), max_gap_steps, n_products)
         last = np.full((len(grid), n_products), -1, np.int64)
         last[np.searchsorted(grid, cell[here]), books.product[here]] = here
-        observed = last >= 0
+        observed: np.ndarray = last >= 0
         last = np.maximum.accumulate(last, axis=0)
-        start = int(np.argmax((last >= 0).all(1)))
+        start = int(np.argmax(np.all(last >= 0, axis=1)))
         report.dropped["before_start"] += observed[:start].sum(0)
         observed, grid = observed[start:], grid[start:]
-        nobody = ~observed.any(1)
+        nobody = ~np.any(observed, axis=1)
         report.filled["gap"] += nobody.sum()
         report.filled["alignment"] += (~observed & ~nobody[:, None]).sum(0)
         cells.append(grid)

@@ -1,6 +1,6 @@
 """Time-ordered splits of steps into training, validation and test parts, with purge and embargo between them.
 
-Purge drops steps whose labels reach into the next part, embargo those whose features reach back into the last one (López
+Purge drops steps whose labels reach into the next part, embargo those whose features reach back (López
 de Prado, Advances in Financial Machine Learning, chapter 7).
 """
 

@@ -24,6 +24,8 @@ _INTEGER = re.compile(r"-?\d+")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _SEPARATORS = ";,\t|"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LONGEST_HEADER = 2**16
 _GRID_TOLERANCE = 1e-6
 """How far from a whole number of ticks or lots a cell may lie [ticks or lots]: rounding of decimal text to binary."""
 
@@ -53,7 +55,7 @@ class Cells:
         """Raise InputError for the first row where `wrong` (bool[rows]) holds."""
         if wrong.any():
             row = int(np.argmax(wrong))
-            self.fail(row, column, f"{message}: {self.table[column][row].as_py()!r}")
+            self.fail(row, column, f"{message}: {self.table[column][row].as_py()!r:.80}")
 
     def floats(self, column: str) -> np.ndarray:
         """float64[rows], NaN where blank. Raises InputError on a value that is not finite."""
@@ -114,9 +116,10 @@ class Cells:
 
 
 def header_of(content: bytes, label: str, delimiter: str) -> list[str]:
-    """The column names in the first line. Raises InputError for an empty file or a name that occurs twice."""
-    line = _LINE_END.split(_text(content, label)[:65536], maxsplit=1)[0]
+    """The column names in the first line. Raises InputError for an empty file or one separated otherwise."""
+    line = _LINE_END.split(content.removeprefix(_BYTE_ORDER_MARK)[:_LONGEST_HEADER], maxsplit=1)[0]
     names = [name.strip() for name in next(csv.reader([line.decode("utf-8", "replace")], delimiter=delimiter), [])]
+    _text(content, label, names, delimiter)
     if len(names) == 1:
         rivals = [s for s in _SEPARATORS if s != delimiter and s in names[0]]
         if rivals:
@@ -126,17 +129,17 @@ def header_of(content: bytes, label: str, delimiter: str) -> list[str]:
                 line=1,
                 column=names[0].split(rivals[0])[0],
             )
-    for name in names:
-        if name and names.count(name) > 1:
-            raise InputError("stands twice in the header", file=label, line=1, column=name)
     return names
 
 
 def require(names: Sequence[str], needed: Sequence[str], label: str) -> None:
-    """Raise InputError for the first needed column which the header does not name."""
+    """Raise InputError for the first needed column which the header does not name, or any that it names twice."""
     for name in needed:
         if name not in names:
             raise InputError("is missing from the header", file=label, line=1, column=name)
+    for name in names:
+        if name and names.count(name) > 1:
+            raise InputError("stands twice in the header", file=label, line=1, column=name)
 
 
 def parse(
@@ -184,9 +187,9 @@ def parse(
     return Cells(label, table, 1 + header)
 
 
-def _text(content: bytes, label: str, names: Sequence[str] = (), delimiter: str = ",") -> bytes:
+def _text(content: bytes, label: str, names: Sequence[str], delimiter: str) -> bytes:
     """Content without a byte order mark, known to be UTF-8 and not empty."""
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    content = content.removeprefix(_BYTE_ORDER_MARK)
     if not content.strip():
         raise InputError("is empty", file=label, line=1)
     if not content.isascii():
@@ -219,18 +222,18 @@ def _blame(
         except csv.Error as error:
             column = names[min(raw.split(b'"')[0].count(delimiter.encode()), len(names) - 1)]
             raise InputError(f"malformed quotes ({error})", file=label, line=number, column=column) from error
+        cells = list(zip(names, fields, strict=False))
+        problems = [(name, _problem(cell, types.get(name, TEXT)), cell) for name, cell in cells]
+        wrong = next((p for p in problems if p[1]), None)
         if len(fields) != len(names):
-            column = names[len(fields) - 1] if len(fields) < len(names) else names[-1]
             raise InputError(
                 f"the line has {len(fields)} fields separated by {delimiter!r}, expected {len(names)}",
                 file=label,
                 line=number,
-                column=column,
+                column=wrong[0] if wrong else cells[-1][0],
             )
-        for name, cell in zip(names, fields, strict=True):
-            problem = _problem(cell, types.get(name, TEXT))
-            if problem:
-                raise InputError(f"{problem}: {cell!r}", file=label, line=number, column=name)
+        if wrong:
+            raise InputError(f"{wrong[1]}: {wrong[2]!r:.80}", file=label, line=number, column=wrong[0])
 
 
 def _problem(cell: str, kind: pa.DataType) -> str:
