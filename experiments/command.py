@@ -7,6 +7,7 @@ choose the values which the other flags then change, in whatever order they stan
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import signal
 import sys
@@ -128,11 +129,14 @@ def _read(config_type: type, default: Any, description: str, args: Sequence[str]
 
 
 def _condense(box: str) -> str:
-    """The message in a box that tyro drew, as one line: what stands between its title and its first rule."""
-    lines = [line.strip("│| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    body = [line for line in lines[1:] if not line.startswith("╰")]
-    rule = next((index for index, line in enumerate(body) if line.startswith("─")), len(body))
-    return " ".join(" ".join(body[:rule]).split()).removeprefix("Error parsing ")
+    """The message in a box that tyro drew, as one line: what stands between its title and the rule that follows."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]
+    message = itertools.takewhile(_is_text, itertools.dropwhile(lambda line: not _is_text(line), lines))
+    return " ".join(" ".join(line.strip("│| ") for line in message).split()).removeprefix("Error parsing ")
+
+
+def _is_text(line: str) -> bool:
+    return not set(line) <= set("─-│| ╰╯")
 
 
 def _flags(config_type: Any, prefix: str = "--") -> list[str]:

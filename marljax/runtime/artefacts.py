@@ -136,4 +136,11 @@ def _from_bits(host: np.ndarray, leaf: Any, where: str) -> jax.Array:
     if host.shape != expected.shape or host.dtype != dtype:
         raise InputError(f"{where} is {describe_leaf(host)}, expected {describe_leaf(expected)}")
     array = jnp.asarray(host)
-    return jax.random.wrap_key_data(array, impl=str(jax.random.key_impl(leaf))) if is_key else array
+    return jax.random.wrap_key_data(array, impl=_key_impl(leaf)) if is_key else array
+
+
+def _key_impl(leaf: Any) -> Any:
+    found: list[Any] = []
+    # `key_impl` takes arrays and tracers only; `leaf` may be abstract.
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
+    return found[0]

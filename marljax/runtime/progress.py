@@ -49,10 +49,11 @@ def print_line(line: str) -> None:
 
 
 def run_chunks(
-    update: Callable[[RunnerT], tuple[RunnerT, Mapping[str, jax.Array]]],
+    update: Callable[..., tuple[RunnerT, Mapping[str, jax.Array]]],
     runner: RunnerT,
     n_chunks: int,
     *,
+    operands: tuple[Any, ...] = (),
     name: str,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int = 20,
@@ -61,9 +62,9 @@ def run_chunks(
     show: tuple[str, ...] = (),
     log: Callable[[str], None] = print_line,
 ) -> Trained:
-    """Apply `update` to `runner` `n_chunks` times, starting from the last checkpoint where there is one.
+    """Apply `update(runner, *operands)` `n_chunks` times, starting from the last checkpoint where there is one.
 
-    `update` is jitted and its argument donated; the caller's `runner` is copied first and stays valid. Metrics are
+    `operands` (the market, a data set) are neither changed nor saved. `update` is jitted and its runner donated; the caller's `runner` is copied first and stays valid. Metrics are
     scalars, or arrays with one value per product or seed; `diverged` (bool) among them ends the run with `Diverged`.
     Every chunk appends a row {"stage": name, "chunk": 1.., metric: value} to `metrics_path`, in which other stages'
     rows are left alone. A checkpoint holds runner and rows; it is written every `checkpoint_every` chunks, after the
@@ -81,10 +82,10 @@ def run_chunks(
     metrics_file = _MetricsFile(metrics_path, name, rows)
     step = jax.jit(_strong(update), donate_argnums=0)
     form = {leaf: describe_leaf(value) for leaf, value in named_leaves(runner).items()}
-    progress = _Progress(name, n_chunks, len(rows), steps_per_chunk, show, log)
     with StopRequest(name, log) as stop:
+        progress = _Progress(name, n_chunks, len(rows), steps_per_chunk, show, log)
         for chunk in range(len(rows) + 1, n_chunks + 1):
-            runner, metrics = step(runner)
+            runner, metrics = step(runner, *operands)
             host = {key: np.asarray(value) for key, value in jax.device_get(dict(metrics)).items()}
             _check_form(form, runner)
             if np.any(host.pop("diverged", False)):
@@ -208,8 +209,8 @@ def _own(leaf: Any) -> jax.Array:
 
 def _strong(update: Callable) -> Callable:
     # A checkpoint keeps no weak types, and with them a chunk is another program than without.
-    def chunk(runner: Any) -> tuple[Any, Mapping[str, jax.Array]]:
-        runner, metrics = update(runner)
+    def chunk(runner: Any, *operands: Any) -> tuple[Any, Mapping[str, jax.Array]]:
+        runner, metrics = update(runner, *operands)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.asarray(leaf).dtype), runner), metrics
 
     return chunk
