@@ -132,10 +132,9 @@ def trade_block(
     return jax.lax.scan(row, accounts, (jnp.arange(n_rows), jax.random.split(key, n_rows)))
 
 
-def lots_for(weights: jax.Array, equity: jax.Array, time: jax.Array, world: World) -> jax.Array:
-    """Lots that `weights` (float32[P] fractions of `equity`) buy at row `time`'s mid, float32[P]."""
-    lot_value = 0.5 * jnp.abs(world.tape.mark[:, time, 0]) * world.costs.tick_value
-    return weights * jnp.maximum(equity, 0.0) / lot_value
+def lot_values(time: jax.Array, world: World) -> jax.Array:
+    """Value of one lot of each product at row `time`'s mid, float32[P] currency."""
+    return 0.5 * jnp.abs(world.tape.mark[:, time, 0]) * world.costs.tick_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +186,7 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         base = params.market.base[state.block]
         weights, asked, intervention = allocate(jnp.clip(action, -1.0, 1.0), base, params.tilt, params.limits)
         state, _, portfolio_return = self.run_block(key, state, weights, params)
-        state = state.replace(block=jnp.minimum(state.block + 1, params.blocks.start.shape[0] - 1))
+        state = dataclasses.replace(state, block=jnp.minimum(state.block + 1, params.blocks.start.shape[0] - 1))
         log_return = jnp.log1p(jnp.maximum(portfolio_return, -0.99)) / params.reward_scale
         reward = log_return - 0.5 * params.risk_aversion * log_return**2
         terminated = 1.0 - state.equity / state.peak > params.max_drawdown
@@ -211,7 +210,8 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         Returns the state, the block's rows and the portfolio's simple return, float32[].
         """
         start, length = params.blocks.start[state.block], params.blocks.length[state.block]
-        lots = jnp.where(hold, state.accounts.position, lots_for(weights, state.equity, start, params.world))
+        wanted = weights * jnp.maximum(state.equity, 0.0) / lot_values(start, params.world)
+        lots = jnp.where(hold, state.accounts.position, wanted)
         tick_value = params.world.costs.tick_value
         before = jax.vmap(Account.net)(state.accounts, tick_value)
         accounts, rows = trade_block(
@@ -228,7 +228,8 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         )
         equity = params.capital + jnp.sum(after)
         portfolio_return = jnp.sum(after - before) / jnp.maximum(state.equity, 1e-6 * params.capital)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             elapsed=state.elapsed + 1,
             accounts=accounts,
             weights=weights,

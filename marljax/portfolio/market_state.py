@@ -38,9 +38,11 @@ def cut_blocks(session: np.ndarray, rows_per_block: int) -> Blocks:
     session = np.asarray(session)
     _, counts = np.unique(session, return_counts=True)
     ends = np.cumsum(counts)
-    starts = [np.arange(end - n, end, rows_per_block) for end, n in zip(ends, counts, strict=True)]
-    lengths = [np.minimum(rows_per_block, end - s) for end, s in zip(ends, starts, strict=True)]
-    return Blocks(jnp.asarray(np.concatenate(starts), jnp.int32), jnp.asarray(np.concatenate(lengths), jnp.int32))
+    starts, lengths = np.empty(0, int), np.empty(0, int)
+    for end, n in zip(ends, counts, strict=True):
+        first = np.arange(end - n, end, rows_per_block)
+        starts, lengths = np.append(starts, first), np.append(lengths, np.minimum(rows_per_block, end - first))
+    return Blocks(jnp.asarray(starts, jnp.int32), jnp.asarray(lengths, jnp.int32))
 
 
 def row_returns(data: MarketData) -> jax.Array:
@@ -65,18 +67,17 @@ def market_state(
         rows_per_block: the rebalancing interval the blocks were cut with.
     """
     n_products = returns.shape[1]
-    decay = 0.5 ** (1.0 / half_life)
 
     def block(state: covariance.CovarianceState, block: Blocks) -> tuple[covariance.CovarianceState, jax.Array]:
         def row(state: covariance.CovarianceState, i: jax.Array) -> tuple[covariance.CovarianceState, jax.Array]:
-            updated = covariance.update(state, returns[block.start + i], decay)
+            updated = covariance.update(state, returns[block.start + i], half_life)
             state = jax.tree.map(lambda new, old: jnp.where(i < block.length, new, old), updated, state)
             return state, covariance.covariance(state, shrinkage)
 
         state, matrices = jax.lax.scan(row, state, jnp.arange(rows_per_block))
         return state, matrices[0]
 
-    _, matrices = jax.lax.scan(block, covariance.start(n_products), blocks)
+    _, matrices = jax.lax.scan(block, covariance.init(n_products), blocks)
     volatility = jnp.sqrt(jnp.diagonal(matrices, axis1=1, axis2=2))
     correlations = matrices / (volatility[:, :, None] * volatility[:, None, :])
     pairs = max(n_products * (n_products - 1), 1)

@@ -93,7 +93,7 @@ def allocate(
 
     Args:
         action: float32[P + 1] in [-1, 1]; the first P tilt the base, the last sets gross exposure between 0 and the
-            limit's leverage.
+            most that the limits allow.
         base: float32[P] risk-parity weights, summing to one.
         tilt: float32[] log factor of a full tilt (log 3 lets a product's share grow threefold against another's).
         limits: the guardrails.
@@ -102,7 +102,7 @@ def allocate(
         The weights granted and those asked for, float32[P] fractions of equity, and what the guardrails did.
     """
     tilted = base * jnp.exp(tilt * action[:-1])
-    gross = limits.leverage * 0.5 * (1.0 + action[-1])
+    gross = limits.gross * 0.5 * (1.0 + action[-1])
     asked = gross * tilted / jnp.sum(tilted)
     granted, intervention = project(asked, limits)
     return granted, asked, intervention

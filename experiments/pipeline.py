@@ -1,0 +1,219 @@
+"""The main job: raw level-2 order books to an out-of-sample report.
+
+    python experiments/pipeline.py --preset demo
+    python experiments/pipeline.py --preset demo --data.source lobster --data.path GOOG.zip AAPL.zip
+
+Stages: data (read and clean), features, generator (conditional WGAN-GP), agents (PPO and SAC for each product, chosen
+on validation data), meta (the meta-controller), backtest (held-out rows only, net of all costs) and report. Each keeps
+its artefact in the run's folder under a hash of all it depends on: a second run, and one that was interrupted, computes
+what is missing and ends with the same numbers.
+"""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from command import run
+from marljax.data.clean import CleaningConfig
+from marljax.data.schema import MarketData
+from marljax.data.splits import SplitConfig
+from marljax.envs.portfolio import PortfolioEnv
+from marljax.envs.tapes import CostConfig, TradingConfig
+from marljax.envs.worlds import AllocationConfig
+from marljax.features import FeatureConfig
+from marljax.generative.wgan_gp import GanConfig
+from marljax.runtime.artefacts import canonical_json, write_atomic, write_json
+from marljax.runtime.config import to_json
+from marljax.runtime.progress import print_line
+from marljax.runtime.stages import Stage, StageCache, provenance
+from stages.agents import AgentsConfig, Trading, agents_stage, chosen_policies
+from stages.evaluation import BacktestConfig, backtest_stage
+from stages.generator import SyntheticConfig, generator_stage, synthetic_rows
+from stages.market import DataConfig, data_stage, features_stage
+from stages.meta import MetaConfig, Portfolio, meta_policy, meta_stage
+from stages.report import report_stage
+
+StageName = Literal["data", "features", "generator", "agents", "meta", "backtest", "report"]
+STAGES: tuple[StageName, ...] = ("data", "features", "generator", "agents", "meta", "backtest", "report")
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """Everything a run depends on."""
+
+    preset: Literal["smoke", "demo", "full"] = "demo"
+    """How much to compute: smoke shows that it runs, demo fits four minutes on two cores, full is for a long run."""
+    run_dir: Path | None = None
+    """Folder of the run; runs/<preset> by default. The same folder resumes or extends the run."""
+    seed: int = 0
+    """Seed of everything random."""
+    stages: tuple[StageName, ...] = ()
+    """Compute these stages anew, take earlier ones from the run's folder, and stop after the last; all by default."""
+    data: DataConfig = DataConfig()
+    cleaning: CleaningConfig = CleaningConfig()
+    split: SplitConfig = SplitConfig()
+    features: FeatureConfig = FeatureConfig(
+        volatility_window=30, long_volatility_window=120, z_score_window=60, liquidity_window=60
+    )
+    generator: GanConfig = GanConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
+    costs: CostConfig = CostConfig()
+    trading: TradingConfig = TradingConfig()
+    agents: AgentsConfig = AgentsConfig()
+    allocation: AllocationConfig = AllocationConfig()
+    meta: MetaConfig = MetaConfig()
+    backtest: BacktestConfig = BacktestConfig()
+
+    @property
+    def folder(self) -> Path:
+        return self.run_dir or Path("runs") / self.preset
+
+
+def _presets() -> dict[str, PipelineConfig]:
+    demo = PipelineConfig()
+    smoke = dataclasses.replace(
+        demo,
+        preset="smoke",
+        generator=dataclasses.replace(demo.generator, chunks=2),
+        synthetic=SyntheticConfig(sessions=16),
+        agents=dataclasses.replace(demo.agents, seeds=1, ppo_chunks=4, sac_chunks=2),
+        meta=dataclasses.replace(demo.meta, seeds=1, chunks=2),
+        backtest=BacktestConfig(replications=2, resamples=500),
+    )
+    full = dataclasses.replace(
+        demo,
+        preset="full",
+        generator=dataclasses.replace(demo.generator, chunks=200),
+        synthetic=SyntheticConfig(sessions=512),
+        agents=dataclasses.replace(demo.agents, seeds=8, ppo_chunks=400, sac_chunks=200),
+        meta=dataclasses.replace(demo.meta, seeds=8, chunks=200),
+        backtest=BacktestConfig(replications=32, resamples=5000),
+    )
+    return {"smoke": smoke, "demo": demo, "full": full}
+
+
+PRESETS = _presets()
+
+
+def main(config: PipelineConfig) -> None:
+    """Run the stages that `config` asks for."""
+    folder = config.folder
+    last = max((STAGES.index(name) for name in config.stages), default=len(STAGES) - 1)
+    cache = StageCache(
+        folder, context={"seed": config.seed}, sources=[Path(__file__).parent], force=config.stages or ()
+    )
+    done: dict[str, Stage[Any]] = {}
+
+    def wanted(name: StageName) -> bool:
+        return STAGES.index(name) <= last
+
+    done["data"] = data_stage(cache, config.data, config.cleaning)
+    books = done["data"].value
+    write_json(folder / "config.json", to_json(config))
+    write_json(
+        folder / "provenance.json",
+        provenance(
+            seed=config.seed,
+            files=books.files,
+            origins={"books": books.data.origin, "generated sessions": "synthetic"},
+        ),
+    )
+    if not wanted("features"):
+        return
+    done["features"], market = features_stage(
+        cache, done["data"], config.features, config.split, config.trading.closing_rows
+    )
+    trading = Trading.of(market, config.costs, config.trading)
+    limits = ", ".join(
+        f"{product.name} {lots}" for product, lots in zip(market.data.products, trading.max_position, strict=True)
+    )
+    print_line(
+        f"[features] {market.data.n_steps} steps; capital {trading.capital:,.0f}; limits in lots: {limits}"
+    )
+    if not wanted("generator"):
+        return
+    episode_rows = market.warm_up + config.agents.episode_steps + config.trading.closing_rows + 2
+    upstream = {"features": done["features"].key, "data": done["data"].key}
+    metrics = folder / "metrics.jsonl"
+    done["generator"] = generator_stage(
+        cache,
+        upstream,
+        market,
+        config.generator,
+        config.synthetic,
+        episode_rows,
+        seed=config.seed,
+        metrics_path=metrics,
+    )
+    if not wanted("agents"):
+        return
+    upstream["generator"] = done["generator"].key
+    step_seconds = float(trading.costs.step_seconds[0])
+    steps_per_year = config.backtest.trading_days * _session_seconds(market.data) / step_seconds
+    done["agents"] = agents_stage(
+        cache,
+        upstream,
+        market,
+        trading,
+        config.agents,
+        config.trading,
+        synthetic_rows(done["generator"], market, config.trading.closing_rows),
+        config.synthetic.fraction,
+        steps_per_year=steps_per_year,
+        seed=config.seed,
+        metrics_path=metrics,
+    )
+    if not wanted("meta"):
+        return
+    upstream["agents"] = done["agents"].key
+    portfolio = Portfolio(
+        env=PortfolioEnv(config.agents.policy, config.allocation.rows_per_block, config.meta.episode_blocks),
+        market=market,
+        trading=trading,
+        policies=chosen_policies(done["agents"], config.agents, len(market.feature_names) + 1),
+        allocation=config.allocation,
+    )
+    blocks_per_year = steps_per_year / config.allocation.rows_per_block
+    done["meta"] = meta_stage(
+        cache,
+        upstream,
+        portfolio,
+        config.meta,
+        blocks_per_year=blocks_per_year,
+        seed=config.seed,
+        metrics_path=metrics,
+    )
+    trials = done["agents"].value.metadata["trials"] + done["meta"].value.metadata["trials"]
+    write_atomic(folder / "trials.jsonl", "".join(f"{canonical_json(trial)}\n" for trial in trials).encode())
+    if not wanted("backtest"):
+        return
+    upstream["meta"] = done["meta"].key
+    done["backtest"] = backtest_stage(
+        cache,
+        upstream,
+        portfolio,
+        config.meta,
+        meta_policy(done["meta"], config.meta, market.data.n_products),
+        config.backtest,
+        trials,
+        blocks_per_year=blocks_per_year,
+        seed=config.seed,
+    )
+    if not wanted("report"):
+        return
+    report_stage(folder, config, market, done, blocks_per_year, shlex.join(["python", *sys.argv]))
+
+
+def _session_seconds(data: MarketData) -> float:
+    """Length of the longest session [s]."""
+    session, seconds = np.asarray(data.session), np.asarray(data.seconds)
+    spans = [np.ptp(seconds[session == s]) for s in np.unique(session)]
+    return float(max(spans))
+
+
+if __name__ == "__main__":
+    run(main, PipelineConfig, PRESETS, __doc__)

@@ -1,0 +1,169 @@
+"""Stages `data` and `features`: files to clean books, books to scaled features, both split by time."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from marljax.data.clean import CleaningConfig, clean
+from marljax.data.readers import read
+from marljax.data.schema import InputError, MarketData, Product, SourceFile, assert_not_synthetic
+from marljax.data.splits import Split, SplitConfig, split
+from marljax.envs.tapes import Rows
+from marljax.features import FeatureConfig, fit, transform, warm_up_steps
+from marljax.runtime.stages import Artefact, Stage, StageCache, hash_file, load_artefact, save_artefact
+
+BOOK_FIELDS = tuple(field.name for field in dataclasses.fields(MarketData) if field.name not in ("products", "origin"))
+"""What MarketData holds besides its products and origin."""
+
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the order books come from."""
+
+    source: Literal["sample", "prosperity", "lobster", "table"] = "sample"
+    """Format of the files; `sample` is the embedded simulated market and needs no path."""
+    path: tuple[Path, ...] = ()
+    """Files or folders, several, plain, gzip or zip."""
+    grid_seconds: float | None = None
+    """Sampling grid of event data [s]; lobster only, 1 s by default."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Our column names to the file's, as `bid_price_1 b1 ask_price_1 a1`; table only."""
+    delimiter: str | None = None
+    """Column separator; table only, a comma by default."""
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """Unit of numeric times; table only, seconds by default."""
+    tick_size: float | None = None
+    """Price of one tick [currency]; table only, the greatest common divisor of the prices by default."""
+    lot_size: float | None = None
+    """Units in one lot; table only, the greatest common divisor of the sizes by default."""
+
+    def __post_init__(self) -> None:
+        if self.source == "sample" and self.path:
+            raise InputError("--data.path needs a --data.source that says what the files are")
+        if self.source != "sample" and not self.path:
+            raise InputError(f"--data.source {self.source} needs --data.path")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What is read."""
+        return self.path or (SAMPLE,)
+
+
+@dataclasses.dataclass(frozen=True)
+class CleanBooks:
+    """What stage `data` hands on."""
+
+    data: MarketData
+    report: dict[str, Any]
+    """The cleaning report, as `CleaningReport.to_dict`."""
+    files: tuple[SourceFile, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Market:
+    """Clean books with their features, and which rows are for what."""
+
+    data: MarketData
+    rows: Rows
+    split: Split
+    feature_names: tuple[str, ...]
+    pipeline: Any
+    warm_up: int
+    """Steps of a session that the features need [steps]."""
+
+    @property
+    def train(self) -> MarketData:
+        return self.data.rows(self.split.train.start, self.split.train.stop)
+
+    def part(self, name: Literal["train", "validation", "test"]) -> Rows:
+        """The rows of a part. Validation and test refuse synthetic data."""
+        if name != "train":
+            assert_not_synthetic(self.data, name)
+        return self.rows.part(getattr(self.split, name))
+
+
+def data_stage(cache: StageCache, config: DataConfig, cleaning: CleaningConfig) -> Stage[CleanBooks]:
+    """Read and clean, or load what was read and cleaned from the same bytes."""
+    inputs = {
+        "data": {k: v for k, v in dataclasses.asdict(config).items() if k != "path"},
+        "cleaning": dataclasses.asdict(cleaning),
+        "files": _fingerprint(config.paths),
+    }
+    return cache.run("data", inputs, lambda _: _read_and_clean(config, cleaning), save=_save_books, load=_load_books)
+
+
+def features_stage(
+    cache: StageCache,
+    books: Stage[CleanBooks],
+    config: FeatureConfig,
+    splits: SplitConfig,
+    closing_rows: int,
+) -> tuple[Stage[Artefact], Market]:
+    """Scaled features of every row, the pipeline fitted on the training part only."""
+    data = books.value.data
+    parts = split(data, splits)
+    pipeline = fit(data.rows(parts.train.start, parts.train.stop), config)
+
+    def compute(_: Path) -> Artefact:
+        features = np.asarray(transform(pipeline, data))
+        if not np.isfinite(features).all():
+            raise FloatingPointError("a feature is not finite")
+        return Artefact({"features": features}, {"names": list(pipeline.feature_names)})
+
+    inputs = {"data": books.key, "features": dataclasses.asdict(config), "split": dataclasses.asdict(splits)}
+    stage = cache.run("features", inputs, compute)
+    warm_up = warm_up_steps(config)
+    rows = Rows.of(data, jnp.asarray(stage.value.arrays["features"]), warm_up, closing_rows)
+    return stage, Market(data, rows, parts, pipeline.feature_names, pipeline, warm_up)
+
+
+def _read_and_clean(config: DataConfig, cleaning: CleaningConfig) -> CleanBooks:
+    raw = read(
+        "prosperity" if config.source == "sample" else config.source,
+        config.paths,
+        grid_seconds=config.grid_seconds,
+        columns=config.columns,
+        delimiter=config.delimiter,
+        time_unit=config.time_unit,
+        tick_size=config.tick_size,
+        lot_size=config.lot_size,
+    )
+    data, report = clean(raw, cleaning)
+    return CleanBooks(data, report.to_dict(), raw.files)
+
+
+def _fingerprint(paths: Sequence[Path]) -> dict[str, str]:
+    """sha256 of every file at or below the paths, by the name the user gave. Raises InputError for a missing path."""
+    found: dict[str, str] = {}
+    for path in paths:
+        if not path.exists():
+            raise InputError("no such file or folder", file=path)
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            found[file.name if path == SAMPLE else str(file)] = hash_file(file)
+    return found
+
+
+def _save_books(books: CleanBooks, folder: Path) -> None:
+    data = books.data
+    arrays = {name: np.asarray(getattr(data, name)) for name in BOOK_FIELDS}
+    metadata = {
+        "products": [dataclasses.asdict(p) for p in data.products],
+        "origin": data.origin,
+        "report": books.report,
+        "files": [dataclasses.asdict(f) for f in books.files],
+    }
+    save_artefact(Artefact(arrays, metadata), folder)
+
+
+def _load_books(folder: Path) -> CleanBooks:
+    arrays, metadata = load_artefact(folder)
+    data = MarketData.build(
+        products=tuple(Product(**p) for p in metadata["products"]), origin=metadata["origin"], **arrays
+    )
+    return CleanBooks(data, metadata["report"], tuple(SourceFile(**f) for f in metadata["files"]))

@@ -1,0 +1,133 @@
+"""Stage `meta`: the meta-controller, trained over the product agents' live policies on the training part."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marljax.agents.policy import TanhGaussianPolicy
+from marljax.agents.ppo import PPO, PPOConfig
+from marljax.agents.selection import sharpe
+from marljax.data.schema import InputError
+from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
+from marljax.envs.worlds import AllocationConfig, portfolio_params
+from marljax.evaluation.backtest import STRATEGIES, backtest
+from marljax.portfolio.meta_controller import observation_size
+from marljax.runtime.artefacts import named_leaves
+from marljax.runtime.progress import run_chunks
+from marljax.runtime.stages import Artefact, Stage, StageCache
+from stages.agents import Trading
+from stages.market import Market
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaConfig:
+    """How the meta-controller is trained."""
+
+    seeds: int = 2
+    """Meta-controllers trained side by side; validation chooses one [count]."""
+    chunks: int = 20
+    """Updates, each a rollout of ppo.n-envs x ppo.n-steps rebalances [count]."""
+    episode_blocks: int = 16
+    """Length of a training episode [rebalances]."""
+    ppo: PPOConfig = PPOConfig(n_envs=16, n_steps=32, discount=0.95)
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "chunks", "episode_blocks"):
+            if getattr(self, name) < 1:
+                raise InputError(f"meta.{name} must be at least 1, got {getattr(self, name)}")
+
+    def network(self, n_products: int) -> TanhGaussianPolicy:
+        """The meta-controller's policy."""
+        return TanhGaussianPolicy(n_products + 1, self.ppo.hidden)
+
+
+@dataclasses.dataclass(frozen=True)
+class Portfolio:
+    """The meta-controller's env, and its params over any part."""
+
+    env: PortfolioEnv
+    market: Market
+    trading: Trading
+    policies: Any
+    allocation: AllocationConfig
+
+    def params(self, part: str) -> PortfolioParams:
+        """The env's params over the rows of `part`: train, validation or test."""
+        return portfolio_params(
+            self.market.data,
+            getattr(self.market.split, part),
+            self.market.part(part),
+            self.market.train,
+            policies=self.policies,
+            costs=self.trading.costs,
+            capital=self.trading.capital,
+            config=self.allocation,
+            episode_blocks=self.env.episode_blocks if part == "train" else 1,
+        )
+
+
+def meta_stage(
+    cache: StageCache,
+    upstream: dict[str, str],
+    portfolio: Portfolio,
+    config: MetaConfig,
+    *,
+    blocks_per_year: float,
+    seed: int,
+    metrics_path: Path,
+) -> Stage[Artefact]:
+    """Train the seeds, choose by validation Sharpe. The artefact holds the chosen policy's parameters."""
+
+    def compute(checkpoints: Path) -> Artefact:
+        learner = PPO(portfolio.env, config.ppo)
+        train, validation = portfolio.params("train"), portfolio.params("validation")
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), config.seeds)
+        trained = run_chunks(
+            jax.vmap(learner.update, in_axes=(0, None)),
+            jax.jit(jax.vmap(learner.init, in_axes=(0, None)))(keys, train),
+            config.chunks,
+            operands=(train,),
+            name="meta",
+            checkpoint_dir=checkpoints / "meta",
+            metrics_path=metrics_path,
+            steps_per_chunk=learner.steps_per_chunk * config.seeds,
+            show=("reward",),
+        )
+        policies = jax.vmap(learner.policy_params)(trained.runner)
+        network = config.network(portfolio.market.data.n_products)
+        strategy = STRATEGIES["meta_controller"]
+        scores = []
+        for s in range(config.seeds):
+            policy = jax.tree.map(lambda x, s=s: x[s], policies)
+            record, _ = backtest(portfolio.env, network, jax.random.key(seed), validation, policy, strategy)
+            scores.append(float(sharpe(np.asarray(record.returns), blocks_per_year)))
+        best = int(np.argmax(scores))
+        chosen = jax.tree.map(lambda x: np.asarray(x[best]), policies)
+        return Artefact(
+            named_leaves(chosen),
+            {
+                "trials": [
+                    {"product": "portfolio", "algorithm": "meta", "seed": s, "validation_sharpe": score}
+                    for s, score in enumerate(scores)
+                ],
+                "curves": {
+                    "env_steps": [row["chunk"] * learner.steps_per_chunk for row in trained.rows],
+                    "reward": [row["reward"] for row in trained.rows],
+                },
+            },
+        )
+
+    inputs = {**upstream, "meta": config, "allocation": portfolio.allocation, "blocks_per_year": blocks_per_year}
+    return cache.run("meta", inputs, compute)
+
+
+def meta_policy(stage: Stage[Artefact], config: MetaConfig, n_products: int) -> Any:
+    """The parameters that stage `meta` chose."""
+    network = config.network(n_products)
+    like = jax.eval_shape(lambda key: network.init(key, observation_size(n_products)), jax.random.key(0))
+    leaves = [jnp.asarray(stage.value.arrays[name]) for name in named_leaves(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
