@@ -229,6 +229,6 @@ def _outliers(books: Books, config: CleaningConfig) -> np.ndarray:
 
 def _in_incomplete_session(books: Books, n_products: int) -> np.ndarray:
     """bool[N] rows of a session in which some product has no row."""
-    series = np.unique(np.stack([books.session, books.product], axis=1), axis=0)
-    sessions, products_seen = np.unique(series[:, 0], return_counts=True)
-    return np.isin(books.session, sessions[products_seen < n_products])
+    seen = pd.DataFrame({"session": books.session, "product": books.product}).drop_duplicates()
+    products_seen = seen.groupby("session").size()
+    return np.isin(books.session, products_seen.index[products_seen < n_products])

@@ -83,7 +83,8 @@ def grid_step(books: Books, raw: RawBooks, step_seconds: float | None) -> int:
     """
     if step_seconds is not None:
         return round(step_seconds * 1e9)
-    times = np.unique(np.stack([books.session, books.time_ns], axis=1), axis=0)
+    seen = pd.DataFrame({"session": books.session, "time_ns": books.time_ns}).drop_duplicates()
+    times = seen.sort_values(["session", "time_ns"]).to_numpy()
     steps = np.diff(times[:, 1])[np.diff(times[:, 0]) == 0]
     if not len(steps):
         return 10**9
