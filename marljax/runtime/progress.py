@@ -64,8 +64,9 @@ def run_chunks(
 ) -> Trained:
     """Apply `update(runner, *operands)` `n_chunks` times, starting from the last checkpoint where there is one.
 
-    `operands` (the market, a data set) are neither changed nor saved. `update` is jitted and its runner donated; the caller's `runner` is copied first and stays valid. Metrics are
-    scalars, or arrays with one value per product or seed; `diverged` (bool) among them ends the run with `Diverged`.
+    `update` is jitted and its runner donated; the caller's `runner` is copied first and stays valid. `operands` (the
+    market, a data set) are neither changed nor saved. Metrics are scalars, or arrays with one value per product or
+    seed; `diverged` (bool) among them ends the run with `Diverged`.
     Every chunk appends a row {"stage": name, "chunk": 1.., metric: value} to `metrics_path`, in which other stages'
     rows are left alone. A checkpoint holds runner and rows; it is written every `checkpoint_every` chunks, after the
     last one and at a stop (some 60 ms for a small runner). `steps_per_chunk` [env steps] and the metrics named in

@@ -116,6 +116,19 @@ def test_one_compilation_serves_all_chunks_and_the_callers_runner_stays(tmp_path
     assert float(trained.runner["b"].params.sum()) == 32.0
 
 
+def test_operands_reach_every_chunk_and_are_not_saved(tmp_path):
+    def update(total, data):
+        return total + data.sum(), {"total": total}
+
+    data = jnp.arange(4)
+    for n_chunks in (2, 3):
+        trained = progress.run_chunks(
+            update, jnp.int32(0), n_chunks, operands=(data,), name="toy", checkpoint_dir=tmp_path, log=lambda _: None
+        )
+    assert int(trained.runner) == 18
+    assert data.tolist() == [0, 1, 2, 3]
+
+
 def test_divergence_ends_the_run_and_names_the_chunk(tmp_path):
     def update(count):
         return count + 1, {"loss": count * 2.0, "diverged": jnp.array([False, count == 2])}
