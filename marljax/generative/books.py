@@ -53,6 +53,11 @@ def decompose(data: MarketData) -> tuple[Parts, np.ndarray]:
     return parts, joined
 
 
+def select_rows(parts: Parts, rows: np.ndarray) -> Parts:
+    """The rows that `rows` (a mask or indices) names."""
+    return jax.tree.map(lambda x: x[rows], parts)
+
+
 def cut_windows(data: MarketData, length: int, stride: int) -> np.ndarray:
     """int32[N] first rows of windows of `length` rows that never cross a session or an invalid stretch.
 
@@ -81,6 +86,7 @@ def next_mid(double_mid: jax.Array, move: jax.Array, spread: jax.Array, bounds: 
     return 2 * bid + spread
 
 
+@jax.jit
 def compose(parts: Parts, start: jax.Array, bounds: jax.Array) -> jax.Array:
     """int32[W, P] double mids that begin at `start` int32[P] and follow the parts' moves (axis 0 is time)."""
 
@@ -93,15 +99,15 @@ def compose(parts: Parts, start: jax.Array, bounds: jax.Array) -> jax.Array:
 
 def market_data(
     parts: Parts,
-    double_mid: jax.Array,
+    double_mid: Numbers,
     *,
-    seconds: jax.Array,
-    session: jax.Array,
+    seconds: Numbers,
+    session: Numbers,
     products: tuple[Product, ...],
     origin: Origin,
 ) -> MarketData:
     """MarketData of parts and their double mids, jittable, valid by construction (without PnL: NaN)."""
-    bid = (double_mid - parts.spread) >> 1
+    bid = (jnp.asarray(double_mid) - parts.spread) >> 1
     below = jnp.cumsum(parts.bid_gap, -1)
     above = jnp.cumsum(parts.ask_gap, -1)
     ask = bid + parts.spread
@@ -114,8 +120,8 @@ def market_data(
         trade_imbalance=jnp.asarray(parts.imbalance),
         pnl=jnp.full(double_mid.shape, jnp.nan, jnp.float32),
         valid=jnp.ones(double_mid.shape, bool),
-        seconds=seconds,
-        session=session,
+        seconds=jnp.asarray(seconds, jnp.float32),
+        session=jnp.asarray(session, jnp.int32),
         products=products,
         origin=origin,
     )

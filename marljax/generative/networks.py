@@ -58,12 +58,12 @@ class GeneratorNetwork(nn.Module):
     n_latents: int  # per half-life
 
     @nn.compact
-    def __call__(self, key: jax.Array, context: jax.Array, present: jax.Array, condition: jax.Array, n_steps: int):
-        """float32[n_steps, C]. `context` float32[L, C] scores, `present` float32[] 0 at a session's start (the context
-        is unknown) else 1, `condition` float32[F]."""
-        n_context, n_channels = context.shape
-        latent_key, noise_key, start_key = jax.random.split(key, 3)
-        latent = coloured_noise(latent_key, n_steps, self.n_latents)
+    def __call__(self, noise: jax.Array, context: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
+        """float32[W, C]. `noise` float32[W+1, N] standard normal with N = `noise_width(n_latents, C)`, `context`
+        float32[L, C] scores, `present` float32[] 1, or 0 at a session's start, where the context is unknown,
+        `condition` float32[F]."""
+        n_steps, (n_context, n_channels) = len(noise) - 1, context.shape
+        noise, latent = noise[:, :n_channels], coloured(noise[:, n_channels:])
         context = context * present
         seen = jnp.concatenate([context, jnp.full((n_context, 1), present)], -1)
         x = jnp.concatenate(
@@ -80,9 +80,9 @@ class GeneratorNetwork(nn.Module):
         out = nn.Dense(2 * n_channels, kernel_init=small)(nn.silu(x[n_context:]))
         mean, spread = jnp.split(out, 2, -1)
         phi = jnp.tanh(self.param("persistence", nn.initializers.zeros, (n_channels,)))
-        first = jnp.where(present > 0, context[-1], jax.random.normal(start_key, (n_channels,)))
-        noise = jax.random.normal(noise_key, (n_steps, n_channels))
-        innovations = mean + 2 * nn.sigmoid(spread) * jnp.sqrt(1 - phi**2) * noise
+        first = jnp.where(present > 0, context[-1], noise[0])
+        mixing = self.param("mixing", nn.initializers.zeros, (n_channels, n_channels))
+        innovations = mean + 2 * nn.sigmoid(spread) * (noise[1:] @ mixing.T)
 
         def step(z: jax.Array, innovation: jax.Array) -> tuple[jax.Array, jax.Array]:
             z = jnp.clip(phi * z + innovation, -LARGEST_SCORE, LARGEST_SCORE)
@@ -114,11 +114,15 @@ class CriticNetwork(nn.Module):
         return nn.Dense(1)(nn.leaky_relu(x, 0.2).reshape(-1))[0]
 
 
-def coloured_noise(key: jax.Array, n_steps: int, n_latents: int) -> jax.Array:
-    """float32[n_steps, H * n_latents] stationary unit Gaussian noise, one autoregression per half-life and latent."""
-    half_lives = jnp.repeat(jnp.array(LATENT_HALF_LIVES), n_latents)
+def noise_width(n_latents: int, n_channels: int) -> int:
+    """Random numbers that a generator takes for each step."""
+    return n_channels + n_latents * len(LATENT_HALF_LIVES)
+
+
+def coloured(white: jax.Array) -> jax.Array:
+    """float32[W, H * n] stationary unit noise with the latent half-lives, from white noise float32[W+1, H * n]."""
+    half_lives = jnp.repeat(jnp.array(LATENT_HALF_LIVES), white.shape[1] // len(LATENT_HALF_LIVES))
     decay = jnp.where(half_lives > 0, 0.5 ** (1 / jnp.maximum(half_lives, 1e-6)), 0.0)
-    white = jax.random.normal(key, (n_steps + 1, len(half_lives)))
 
     def step(x: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = decay * x + jnp.sqrt(1 - decay**2) * e
@@ -127,14 +131,14 @@ def coloured_noise(key: jax.Array, n_steps: int, n_latents: int) -> jax.Array:
     return jax.lax.scan(step, white[0], white[1:])[1]
 
 
-def initial_singular_vectors(key: jax.Array, params: Params) -> Params:
-    """A random unit vector float32[out] for every kernel [in, out]; float32[0] for what is no kernel."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    vectors = [
-        _unit(jax.random.normal(k, w.shape[1:] if w.ndim == 2 else (0,))) for k, w in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, vectors)
+def initial_singular_vectors(params: Params) -> Params:
+    """A unit vector float32[out] for every kernel [in, out], to start power iteration (float32[0] for a bias)."""
+
+    def first(kernel: jax.Array) -> jax.Array:
+        # Any vector that is not orthogonal to the answer will do, which no fixed one is to a random kernel's.
+        return _unit(jnp.ones(kernel.shape[1:] if kernel.ndim == 2 else (0,)))
+
+    return jax.tree.map(first, params)
 
 
 def power_iteration(params: Params, vectors: Params, n_iterations: int) -> Params:

@@ -18,7 +18,7 @@ import numpy as np
 from flax import struct
 
 from marljax.data.schema import InputError, MarketData, Product
-from marljax.generative.books import Numbers, Parts, decompose, next_mid
+from marljax.generative.books import Numbers, Parts, decompose, next_mid, select_rows
 from marljax.generative.marginals import Marginals, fit_marginals
 
 N_REGIMES = 3
@@ -58,7 +58,7 @@ class Encoded:
 class Representation:
     """The fitted map between books and channels. Everything in it comes from the training part."""
 
-    marginals: Marginals
+    marginals: Marginals  # of the channels, then of the move where it is odd
     long_run: jax.Array  # float32[P] half ticks squared, mean squared move
     scale_bounds: jax.Array  # float32[2, P] half ticks, the least and largest trailing volatility
     mid_bounds: jax.Array  # int32[2, P] half ticks, where generated prices stop
@@ -125,10 +125,10 @@ def fit(training: MarketData) -> Representation:
     positive = np.stack([np.maximum(low // 8, 2), high * 8])
     bounds = np.where(low > 0, positive, 8 * np.array([[-1], [1]]) * abs(mid).max(0))
     scale = np.clip(trailing, *scale_bounds)
-    values = _values(jax.tree.map(lambda x: x[joined], parts), scale, np.random.default_rng(0))
+    values = _values(select_rows(parts, joined), scale, np.random.default_rng(0))
     seconds = np.asarray(training.seconds, np.float64)
     return Representation(
-        marginals=fit_marginals(values),
+        marginals=fit_marginals(_by_parity(values, np.asarray(parts.move)[joined])),
         long_run=jnp.asarray(long_run),
         scale_bounds=jnp.asarray(scale_bounds, jnp.float32),
         mid_bounds=jnp.asarray(np.clip(bounds, -_LARGEST_MID, _LARGEST_MID), jnp.int32),
@@ -154,7 +154,9 @@ def encode(representation: Representation, data: MarketData, seed: int | None = 
     variance = _trailing_variance(parts.move, joined, np.asarray(representation.long_run))
     noise = None if seed is None else np.random.default_rng(seed)
     values = _values(parts, np.asarray(representation.scale(jnp.asarray(variance))), noise)
-    channels = representation.marginals.to_scores(values)
+    scores = representation.marginals.to_scores(_by_parity(values, np.asarray(parts.move)))
+    channels = scores[..., :-1]
+    channels[..., 0] = np.where(np.isnan(channels[..., 0]), scores[..., -1], channels[..., 0])
     unknown = np.isnan(values)
     channels[unknown] = 0.0 if noise is None else noise.standard_normal(int(unknown.sum()))
     clock = np.asarray(data.seconds) / max(float(representation.session_seconds), 1e-9)
@@ -173,16 +175,20 @@ def decode(representation: Representation, channels: jax.Array, anchor: Anchor) 
     Jittable. NaN counts as the median; levels behind an absent one are absent and stand one tick further each.
     """
     k = representation.n_levels
-    values = jnp.clip(representation.marginals.to_values(channels), -_LARGEST_UNIT, _LARGEST_UNIT)
+    scores = jnp.concatenate([channels, channels[..., :1]], -1)
+    values = jnp.clip(representation.marginals.to_values(scores), -_LARGEST_UNIT, _LARGEST_UNIT)
     whole = jnp.round(values).astype(jnp.int32)
     spread = jnp.maximum(whole[..., 1], 1)
+    # The double mid is odd where the spread is, so that the spreads say which moves are odd.
+    odd = jnp.diff(spread, axis=0, prepend=anchor.double_mid[None]) % 2 == 1
+    scaled_move = jnp.where(odd, values[..., -1], values[..., 0])
     gaps = jnp.maximum(whole[..., 2 : 2 * k].reshape(*whole.shape[:-1], 2, k - 1), 1)
     sizes = jnp.maximum(whole[..., 2 * k : 4 * k].reshape(*whole.shape[:-1], 2, k), 0)
     sizes = sizes.at[..., 0].max(1)
     sizes = sizes * jnp.cumprod(sizes > 0, axis=-1)
     gaps = jnp.where(sizes[..., 1:] > 0, gaps, 1)
-    volume = jnp.maximum(whole[..., -2], 0)
-    bought = jnp.round(jnp.clip(values[..., -1], -1, 1) * volume).astype(jnp.int32)
+    volume = jnp.maximum(whole[..., -3], 0)
+    bought = jnp.round(jnp.clip(values[..., -2], -1, 1) * volume).astype(jnp.int32)
 
     def step(now: Anchor, inputs: tuple[jax.Array, jax.Array]) -> tuple[Anchor, tuple[jax.Array, jax.Array]]:
         scaled, width = inputs
@@ -191,7 +197,7 @@ def decode(representation: Representation, channels: jax.Array, anchor: Anchor) 
         move = mid - now.double_mid
         return Anchor(mid, next_variance(now.variance, move)), (mid, move)
 
-    after, (double_mid, move) = jax.lax.scan(step, anchor, (values[..., 0], spread))
+    after, (double_mid, move) = jax.lax.scan(step, anchor, (scaled_move, spread))
     imbalance = jnp.clip(bought, -volume, volume)
     parts = Parts(move, spread, gaps[..., 0, :], gaps[..., 1, :], sizes[..., 0, :], sizes[..., 1, :], volume, imbalance)
     return parts, double_mid, after
@@ -216,13 +222,34 @@ def _scan_variance(move: jax.Array, joined: jax.Array, long_run: jax.Array) -> j
 def _values(parts: Parts, scale: np.ndarray, noise: np.random.Generator | None) -> np.ndarray:
     """float64[T, P, C] what the marginal maps act on; NaN where nothing was traded and a sign means nothing."""
 
-    def spread_out(x: Numbers, half_width: float) -> np.ndarray:
+    def whole(x: Numbers, half_width: float = 0.49) -> np.ndarray:
         u = 0.0 if noise is None else noise.uniform(-half_width, half_width, x.shape)
         return np.asarray(x, np.float64) + u
 
-    one = [spread_out(parts.move, 0.98) / scale, spread_out(parts.spread, 0.49)]
-    many = [spread_out(x, 0.49) for x in (parts.bid_gap, parts.ask_gap, parts.bid_size, parts.ask_size)]
+    def both_sides(bid: Numbers, ask: Numbers) -> list[np.ndarray]:
+        # The sides share their noise: equal sizes stay equal.
+        shared = whole(np.zeros(bid.shape))
+        return [np.asarray(bid) + shared, np.asarray(ask) + shared]
+
     with np.errstate(invalid="ignore", divide="ignore"):
-        sign = np.where(parts.volume > 0, spread_out(parts.imbalance, 0.49) / parts.volume, np.nan)
-    last = [spread_out(parts.volume, 0.49), sign]
-    return np.concatenate([*(x[..., None] for x in one), *many, *(x[..., None] for x in last)], -1)
+        sign = np.where(parts.volume > 0, whole(parts.imbalance) / parts.volume, np.nan)
+    columns = [
+        (whole(parts.move, 0.98) / scale)[..., None],
+        whole(parts.spread)[..., None],
+        *both_sides(parts.bid_gap, parts.ask_gap),
+        *both_sides(parts.bid_size, parts.ask_size),
+        whole(parts.volume)[..., None],
+        sign[..., None],
+    ]
+    return np.concatenate(columns, -1)
+
+
+def _by_parity(values: np.ndarray, move: np.ndarray) -> np.ndarray:
+    """float64[T, P, C+1] with moves that are odd in a column of their own at the end, NaN in the other column.
+
+    Two maps instead of one, because the tick grid allows either only even or only odd moves once the spread is
+    known: one map would make small moves too large on average.
+    """
+    odd = move % 2 == 1
+    even_move, odd_move = np.where(odd, np.nan, values[..., 0]), np.where(odd, values[..., 0], np.nan)
+    return np.concatenate([even_move[..., None], values[..., 1:], odd_move[..., None]], -1)

@@ -15,7 +15,7 @@ from flax import struct
 
 from marljax.data.schema import MarketData
 from marljax.generative.books import Parts, market_data
-from marljax.generative.networks import GeneratorNetwork
+from marljax.generative.networks import GeneratorNetwork, noise_width
 from marljax.generative.representation import Anchor, Encoded, Representation, decode
 from marljax.generative.wgan_gp import Dataset, GanState, condition_features
 
@@ -64,6 +64,7 @@ def generate(generator: Generator, key: jax.Array, condition: Condition, n_steps
     representation = generator.representation
     n_products = len(representation.products)
     shape = (n_products, representation.n_channels)
+    n_channels = n_products * representation.n_channels
     anchor = Anchor(
         condition.double_mid,
         jnp.take_along_axis(representation.regime_variance, condition.regime[:, None], 1)[:, 0],
@@ -73,14 +74,13 @@ def generate(generator: Generator, key: jax.Array, condition: Condition, n_steps
     def one_window(carry: tuple[Anchor, jax.Array, jax.Array, jax.Array], key: jax.Array) -> tuple[Any, Any]:
         anchor, context, present, clock = carry
         features = condition_features(representation.regime(anchor.variance), jnp.minimum(clock, 1.0))
-        scores: Any = generator.network.apply(
-            {"params": generator.params}, key, context, present, features, generator.window
-        )
+        noise = jax.random.normal(key, (generator.window + 1, noise_width(generator.network.n_latents, n_channels)))
+        scores: Any = generator.network.apply({"params": generator.params}, noise, context, present, features)
         parts, double_mid, anchor = decode(representation, scores.reshape(-1, *shape), anchor)
         context = jnp.concatenate([context, scores])[-generator.context :]
         return (anchor, context, jnp.float32(1.0), clock + clock_step), (parts, double_mid)
 
-    empty = jnp.zeros((generator.context, n_products * representation.n_channels))
+    empty = jnp.zeros((generator.context, n_channels))
     keys = jax.random.split(key, -(-n_steps // generator.window))
     start = (anchor, empty, jnp.float32(0.0), condition.clock)
     _, windows = jax.lax.scan(one_window, start, keys)

@@ -1,8 +1,8 @@
 """Conditional Wasserstein GAN with gradient penalty (Gulrajani et al. 2017) and a spectrally normalised critic.
 
-A learner like the others: `init(key, dataset, config) -> GanState` and `update(state, dataset) -> (state, metrics)`, one
-jitted and donated chunk of generator steps. Where a step is not finite, the state before it is kept, the rest of the chunk
-does nothing, and the metric `diverged` says so.
+A learner like the others: `init(key, dataset, config) -> GanState` and `update(state, dataset) -> (state, metrics)`,
+one jitted and donated chunk of generator steps. Where a step's losses or gradients are not finite, the state before it
+is kept, the rest of the training does nothing, and the metric `diverged` says so.
 """
 
 from dataclasses import replace
@@ -21,6 +21,7 @@ from marljax.generative.networks import (
     CriticNetwork,
     GeneratorNetwork,
     initial_singular_vectors,
+    noise_width,
     power_iteration,
     spectrally_normalised,
 )
@@ -62,7 +63,7 @@ class GanConfig:
     context_dropout: float = 0.2
     """Share of windows trained without context, which is how a session starts."""
     clock_jitter: float = 0.05
-    """Standard deviation of noise on the time of session, so that it identifies no window [share of a session]."""
+    """Half-width of the noise on the time of session, so that it identifies no window [share of a session]."""
 
 
 SMOKE = GanConfig(chunks=3)
@@ -80,7 +81,8 @@ class Dataset:
     regime: jax.Array  # int32[T, P] of the trailing volatility before the row
     clock: jax.Array  # float32[T] share of the session that has passed
     starts: jax.Array  # int32[N] first rows of context and window
-    persistence: jax.Array  # float32[P, C] first autocorrelation of each channel
+    persistence: jax.Array  # float32[P*C] first autocorrelation of each channel
+    mixing: jax.Array  # float32[P*C, P*C] Cholesky factor of the covariance of what that leaves unexplained
 
 
 @struct.dataclass
@@ -107,6 +109,16 @@ class Batch:
     context: jax.Array  # float32[B, L, P*C]
     present: jax.Array  # float32[B] 0 where the context is hidden
     condition: jax.Array  # float32[B, F]
+    noise: jax.Array  # float32[B, W+1, N] standard normal, for the generator
+    mix: jax.Array  # float32[B] uniform, for the gradient penalty
+
+
+@struct.dataclass
+class Draw:
+    """All random numbers of a batch in two arrays: few large draws compile and run faster than many small ones."""
+
+    uniform: jax.Array  # float32[B, 4]
+    normal: jax.Array  # float32[B, W+1, N]
 
 
 def make_dataset(
@@ -122,17 +134,27 @@ def make_dataset(
     if len(starts) == 0:
         raise InputError(f"the training part holds no unbroken stretch of {length + 1} steps for the generator")
     encoded = encode(representation, training, seed)
-    joined = np.asarray(encoded.joined)
-    now, before = (np.asarray(encoded.channels)[rows] for rows in (joined, np.roll(joined, -1)))
-    persistence = np.mean(now * before, 0) / np.maximum(np.mean(now**2, 0), 1e-6)
+    persistence, mixing = _linear_dynamics(encoded)
     dataset = Dataset(
         channels=encoded.channels,
         regime=representation.regime(encoded.variance),
         clock=encoded.clock,
         starts=jnp.asarray(starts),
-        persistence=jnp.asarray(np.clip(persistence, -0.5, 0.99), jnp.float32),
+        persistence=jnp.asarray(persistence, jnp.float32),
+        mixing=jnp.asarray(mixing, jnp.float32),
     )
     return dataset, encoded
+
+
+def _linear_dynamics(encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+    """First autocorrelations float64[P*C] and the Cholesky factor float64[P*C, P*C] of their residuals."""
+    flat = np.asarray(encoded.channels, np.float64).reshape(len(encoded.channels), -1)
+    joined = np.asarray(encoded.joined)[1:]
+    before, now = flat[:-1][joined], flat[1:][joined]
+    persistence = np.clip(np.mean(before * now, 0) / np.maximum(np.mean(before**2, 0), 1e-6), -0.9, 0.99)
+    residual = now - persistence * before
+    covariance = residual.T @ residual / len(residual)
+    return persistence, np.linalg.cholesky(covariance + 1e-3 * np.eye(len(covariance)))
 
 
 def networks(config: GanConfig, n_products: int) -> tuple[GeneratorNetwork, CriticNetwork]:
@@ -152,19 +174,21 @@ def condition_features(regime: jax.Array, clock: jax.Array) -> jax.Array:
 @jax.jit
 def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
     """The state before the first update; `key` typed."""
-    key, draw_key, generator_key, critic_key, vector_key = jax.random.split(key, 5)
+    key, draw_key, generator_key, critic_key = jax.random.split(key, 4)
     generator_network, critic_network = networks(config, dataset.channels.shape[1])
-    batch = jax.tree.map(lambda x: x[0], sample_batch(draw_key, dataset, config))
-    inputs = (batch.context, batch.present, batch.condition)
-    generator = generator_network.init(generator_key, draw_key, *inputs, config.window)["params"]
-    generator = generator | {"persistence": jnp.arctanh(dataset.persistence.reshape(-1))}
-    critic = critic_network.init(critic_key, batch.window, *inputs)["params"]
+    batch = sample_batch(jax.tree.map(lambda x: x[0], _draw(draw_key, dataset, config)), dataset, config)
+    first = jax.tree.map(lambda x: x[0], batch)
+    inputs = (first.context, first.present, first.condition)
+    generator = generator_network.init(generator_key, first.noise, *inputs)["params"]
+    # Training begins from the best diagonal autoregression with correlated noise, and learns what that lacks.
+    generator = generator | {"persistence": jnp.arctanh(dataset.persistence), "mixing": dataset.mixing}
+    critic = critic_network.init(critic_key, first.window, *inputs)["params"]
     return GanState(
         config=jax.tree.map(jnp.float32, config),
         generator=generator,
         generator_average=generator,
         critic=critic,
-        singular=power_iteration(critic, initial_singular_vectors(vector_key, critic), 30),
+        singular=power_iteration(critic, initial_singular_vectors(critic), 30),
         generator_optimiser=_adam(config.generator_rate).init(generator),
         critic_optimiser=_adam(config.critic_rate).init(critic),
         key=key,
@@ -182,8 +206,8 @@ def update(state: GanState, dataset: Dataset) -> tuple[GanState, Metrics]:
 
     def step(state: GanState, _: None) -> tuple[GanState, Metrics]:
         new, metrics = _step(state, dataset)
-        good = _all_finite(new) & _all_finite(metrics) & ~state.diverged
-        kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+        good = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all() & ~state.diverged
+        kept = jax.lax.cond(good, lambda: new, lambda: state)
         return replace(kept, diverged=~good), jax.tree.map(lambda x: jnp.where(good, x, jnp.nan), metrics)
 
     state, metrics = jax.lax.scan(step, state, None, length=state.config.steps_per_chunk)
@@ -195,19 +219,21 @@ def train(key: jax.Array, dataset: Dataset, config: GanConfig) -> tuple[GanState
     return jax.lax.scan(lambda s, _: update(s, dataset), init(key, dataset, config), None, length=config.chunks)
 
 
-def sample_batch(key: jax.Array, dataset: Dataset, config: GanConfig) -> Batch:
+def sample_batch(draw: Draw, dataset: Dataset, config: GanConfig) -> Batch:
     """Random training windows, some with their context hidden."""
-    row_key, hide_key, jitter_key = jax.random.split(key, 3)
-    starts = jax.random.choice(row_key, dataset.starts, (config.batch,))
+    row, hide, jitter, mix = jnp.moveaxis(draw.uniform, -1, 0)
+    starts = dataset.starts[(row * len(dataset.starts)).astype(jnp.int32)]
     flat = dataset.channels.reshape(len(dataset.channels), -1)
     rows = flat[starts[:, None] + jnp.arange(config.context + config.window)]
     first = starts + config.context
-    clock = dataset.clock[first] + config.clock_jitter * jax.random.normal(jitter_key, (config.batch,))
+    clock = dataset.clock[first] + config.clock_jitter * (2 * jitter - 1)
     return Batch(
         window=rows[:, config.context :],
         context=rows[:, : config.context],
-        present=1.0 - jax.random.bernoulli(hide_key, config.context_dropout, (config.batch,)),
+        present=(hide >= config.context_dropout).astype(jnp.float32),
         condition=jax.vmap(condition_features)(dataset.regime[first], clock),
+        noise=draw.normal,
+        mix=mix,
     )
 
 
@@ -224,23 +250,32 @@ def gradient_penalty(critic: Any, real: jax.Array, fake: jax.Array, mix: jax.Arr
     return jnp.mean(jnp.square(jax.vmap(norm)(jnp.arange(len(real)), real, fake, mix) - 1))
 
 
+def _draw(key: jax.Array, dataset: Dataset, config: GanConfig) -> Draw:
+    """Random numbers for the critic's batches and one of the generator, leading axis `critic_steps + 1`."""
+    uniform_key, normal_key = jax.random.split(key)
+    n_batches, n_channels = config.critic_steps + 1, dataset.channels.shape[1] * dataset.channels.shape[2]
+    noise = (config.window + 1, noise_width(config.latents, n_channels))
+    return Draw(
+        uniform=jax.random.uniform(uniform_key, (n_batches, config.batch, 4)),
+        normal=jax.random.normal(normal_key, (n_batches, config.batch, *noise)),
+    )
+
+
 def _step(state: GanState, dataset: Dataset) -> tuple[GanState, Metrics]:
     """`critic_steps` critic updates and one of the generator."""
-    key, critic_key, generator_key = jax.random.split(state.key, 3)
-    state, metrics = jax.lax.scan(
-        partial(_critic_step, dataset=dataset), state, jax.random.split(critic_key, state.config.critic_steps)
-    )
-    state, generator_metrics = _generator_step(replace(state, key=key), generator_key, dataset)
+    key, draw_key = jax.random.split(state.key)
+    draws = _draw(draw_key, dataset, state.config)
+    state, metrics = jax.lax.scan(partial(_critic_step, dataset=dataset), state, jax.tree.map(lambda x: x[:-1], draws))
+    last = jax.tree.map(lambda x: x[-1], draws)
+    state, generator_metrics = _generator_step(replace(state, key=key), last, dataset)
     return state, jax.tree.map(jnp.mean, metrics) | generator_metrics
 
 
-def _critic_step(state: GanState, key: jax.Array, dataset: Dataset) -> tuple[GanState, Metrics]:
+def _critic_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanState, Metrics]:
     config = state.config
-    batch_key, fake_key, mix_key = jax.random.split(key, 3)
-    batch = sample_batch(batch_key, dataset, config)
-    fake = _generate(state, state.generator, fake_key, batch, dataset)
-    mix = jax.random.uniform(mix_key, (config.batch,))
-    network = networks(config, dataset.channels.shape[1])[1]
+    batch = sample_batch(draw, dataset, config)
+    generator_network, network = networks(config, dataset.channels.shape[1])
+    fake = _generate(generator_network, state.generator, batch)
     singular = power_iteration(state.critic, state.singular, 1)
 
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
@@ -252,26 +287,24 @@ def _critic_step(state: GanState, key: jax.Array, dataset: Dataset) -> tuple[Gan
         rows = jnp.tile(jnp.arange(config.batch), 2)
         real_scores, fake_scores = jnp.split(jax.vmap(score)(rows, jnp.concatenate([batch.window, fake])), 2)
         distance = jnp.mean(real_scores) - jnp.mean(fake_scores)
-        penalty = gradient_penalty(score, batch.window, fake, mix)
+        penalty = gradient_penalty(score, batch.window, fake, batch.mix)
         return config.penalty * penalty - distance, {"wasserstein": distance, "gradient_penalty": penalty}
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.critic)
     change, optimiser = _adam(config.critic_rate).update(gradient, state.critic_optimiser)
-    state = replace(
-        state, critic=optax.apply_updates(state.critic, change), critic_optimiser=optimiser, singular=singular
-    )
+    critic = optax.apply_updates(state.critic, change)
+    state = replace(state, critic=critic, critic_optimiser=optimiser, singular=singular)
     return state, metrics | {"critic_gradient": optax.tree.norm(gradient)}
 
 
-def _generator_step(state: GanState, key: jax.Array, dataset: Dataset) -> tuple[GanState, Metrics]:
+def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanState, Metrics]:
     config = state.config
-    batch_key, fake_key = jax.random.split(key)
-    batch = sample_batch(batch_key, dataset, config)
-    network = networks(config, dataset.channels.shape[1])[1]
+    batch = sample_batch(draw, dataset, config)
+    generator_network, network = networks(config, dataset.channels.shape[1])
     bounded = {"params": spectrally_normalised(state.critic, state.singular)}
 
     def loss(params: Any) -> jax.Array:
-        fake = _generate(state, params, fake_key, batch, dataset)
+        fake = _generate(generator_network, params, batch)
         scores: Any = jax.vmap(partial(network.apply, bounded))(fake, batch.context, batch.present, batch.condition)
         return -jnp.mean(scores)
 
@@ -287,21 +320,13 @@ def _generator_step(state: GanState, key: jax.Array, dataset: Dataset) -> tuple[
     return state, {"generator_loss": value, "generator_gradient": optax.tree.norm(gradient)}
 
 
-def _generate(state: GanState, params: Any, key: jax.Array, batch: Batch, dataset: Dataset) -> jax.Array:
+def _generate(network: GeneratorNetwork, params: Any, batch: Batch) -> Any:
     """float32[B, W, P*C] one window for every row of the batch."""
-    config = state.config
-    network = networks(config, dataset.channels.shape[1])[0]
-
-    def one(key: jax.Array, context: jax.Array, present: jax.Array, condition: jax.Array) -> Any:
-        return network.apply({"params": params}, key, context, present, condition, config.window)
-
-    return jax.vmap(one)(jax.random.split(key, config.batch), batch.context, batch.present, batch.condition)
+    return jax.vmap(partial(network.apply, {"params": params}))(
+        batch.noise, batch.context, batch.present, batch.condition
+    )
 
 
 def _adam(rate: float | jax.Array) -> optax.GradientTransformation:
-    return optax.adam(rate, b1=0.0, b2=0.9)
-
-
-def _all_finite(tree: Any) -> jax.Array:
-    numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in numbers]))
+    # Flat, because one long vector compiles and runs faster than dozens of small arrays.
+    return optax.flatten(optax.adam(rate, b1=0.0, b2=0.9))
