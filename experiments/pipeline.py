@@ -131,9 +131,7 @@ def main(config: PipelineConfig) -> None:
     limits = ", ".join(
         f"{product.name} {lots}" for product, lots in zip(market.data.products, trading.max_position, strict=True)
     )
-    print_line(
-        f"[features] {market.data.n_steps} steps; capital {trading.capital:,.0f}; limits in lots: {limits}"
-    )
+    print_line(f"[features] {market.data.n_steps} steps; capital {trading.capital:,.0f}; limits in lots: {limits}")
     if not wanted("generator"):
         return
     episode_rows = market.warm_up + config.agents.episode_steps + config.trading.closing_rows + 2

@@ -11,6 +11,8 @@ from marljax.data.schema import InputError, MarketData
 from marljax.envs.tapes import Rows
 from marljax.features import transform
 from marljax.generative import representation, wgan_gp
+from marljax.generative.controls import stationary_bootstrap
+from marljax.generative.quality import autocorrelation, quality_table, series
 from marljax.generative.stitching import generate_sessions, make_generator
 from marljax.generative.wgan_gp import GanConfig
 from marljax.runtime.artefacts import named_leaves
@@ -67,10 +69,37 @@ def generator_stage(
         drawn = generate_sessions(generator, jax.random.fold_in(key, 1), synthetic.sessions, session_rows)
         arrays = {f"book.{name}": np.asarray(getattr(drawn, name)) for name in BOOK_FIELDS}
         arrays |= {f"params{name}": np.asarray(x) for name, x in named_leaves(generator.params).items()}
-        return Artefact(arrays, {"rows": trained.rows})
+        resampled = stationary_bootstrap(
+            learned,
+            market.train,
+            n_sessions=synthetic.sessions,
+            n_steps=session_rows,
+            mean_block=float(config.window),
+            seed=seed,
+        )
+        held_out = market.part("validation").data
+        quality = quality_table(held_out, drawn, resampled, market.train, window=config.window)
+        arrays |= _pictures({"real": held_out, "synthetic": drawn, "bootstrap": resampled})
+        return Artefact(arrays, {"quality": quality})
 
     inputs = {**upstream, "generator": config, "synthetic": synthetic.sessions, "session_rows": session_rows}
     return cache.run("generator", inputs, compute)
+
+
+def _pictures(books: dict[str, MarketData]) -> dict[str, np.ndarray]:
+    """What the report draws of each source: returns, autocorrelation of absolute returns, and spreads.
+
+    Returns are pooled over products, each in standard deviations of the real ones.
+    """
+    found = {source: series(data) for source, data in books.items()}
+    scale = np.maximum(found["real"].returns.std(axis=0), 1e-9)
+    arrays = {}
+    for source, s in found.items():
+        lags = [autocorrelation(np.abs(x), s.stretch) for x in s.returns.T]
+        arrays[f"returns.{source}"] = (s.returns / scale).reshape(-1).astype(np.float32)
+        arrays[f"autocorrelation.{source}"] = np.nan_to_num(np.array(lags)).mean(axis=0)
+        arrays[f"spread.{source}"] = s.spread.reshape(-1).astype(np.float32)
+    return arrays
 
 
 def synthetic_books(stage: Stage[Artefact], market: Market) -> MarketData:

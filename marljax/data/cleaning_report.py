@@ -62,7 +62,8 @@ class CleaningReport:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON: totals, {rule: count}, and under "products" the same for each with its units."""
+        """Plain numbers for JSON: totals, {rule: count}, and for each of "products" its units and
+        {rule: count} by what was done (touched, dropped, filled), rules that did nothing left out."""
         return {
             "rows_in": int(self.rows_in.sum()),
             "rows_kept": int(self.rows_kept.sum()),
@@ -82,5 +83,8 @@ class CleaningReport:
             "lot_size": product.lot_size,
             "rows_in": int(self.rows_in[i]),
             "rows_kept": int(self.rows_kept[i]),
-            "rules": {rule: sum(int(kind[rule][i]) for kind in kinds.values()) for rule in RULES},
+            **{
+                kind: {rule: int(counts[i]) for rule, counts in rules.items() if counts.any()}
+                for kind, rules in kinds.items()
+            },
         }
