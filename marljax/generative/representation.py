@@ -28,8 +28,6 @@ HALF_LIFE = 16.0
 """Half-life of the trailing volatility [steps]."""
 
 _DECAY = 0.5 ** (1.0 / HALF_LIFE)
-# Without a pull towards the long run the recursion of moves scaled by their own past dies out (Nelson 1990).
-_LONG_RUN_WEIGHT = 0.2
 _LARGEST_UNIT = float(2**20)
 _LARGEST_MID = 2**27
 _FEWEST_STEPS = 64
@@ -60,9 +58,10 @@ class Representation:
 
     marginals: Marginals  # of the channels, then of the move where it is odd
     long_run: jax.Array  # float32[P] half ticks squared, mean squared move
+    clustering: jax.Array  # float32[P] slope of a squared move on its trailing mean, 0 (none) to 0.95
     scale_bounds: jax.Array  # float32[2, P] half ticks, the least and largest trailing volatility
     mid_bounds: jax.Array  # int32[2, P] half ticks, where generated prices stop
-    regime_edges: jax.Array  # float32[P, N_REGIMES-1] half ticks, quantiles of trailing volatility
+    regime_edges: jax.Array  # float32[P, N_REGIMES-1] half ticks squared, quantiles of the trailing variance
     regime_variance: jax.Array  # float32[P, N_REGIMES] half ticks squared, the typical one of each regime
     step_seconds: jax.Array  # float32[] median time between rows [s]
     session_seconds: jax.Array  # float32[] longest time since a session's start [s]
@@ -74,13 +73,17 @@ class Representation:
         return 4 * self.n_levels + 2
 
     def scale(self, variance: jax.Array) -> jax.Array:
-        """float32[..., P] half ticks, the volatility that divides a move."""
-        mixed = (1 - _LONG_RUN_WEIGHT) * variance + _LONG_RUN_WEIGHT * self.long_run
-        return jnp.clip(jnp.sqrt(mixed), self.scale_bounds[0], self.scale_bounds[1])
+        """float32[..., P] half ticks, what divides a move: the root of the square expected after this trailing mean.
+
+        As an expectation it keeps generated moves stationary with the training part's mean square; moves divided by
+        the trailing mean alone would feed back on themselves, and their variance dies out or explodes (Nelson 1990).
+        """
+        expected = self.long_run + self.clustering * (variance - self.long_run)
+        return jnp.clip(jnp.sqrt(expected), self.scale_bounds[0], self.scale_bounds[1])
 
     def regime(self, variance: jax.Array) -> jax.Array:
         """int32[..., P] which third of the training part's trailing volatilities this one falls into."""
-        return jnp.sum(self.scale(variance)[..., None] > self.regime_edges, -1, dtype=jnp.int32)
+        return jnp.sum(variance[..., None] > self.regime_edges, -1, dtype=jnp.int32)
 
 
 def channel_names(n_levels: int) -> tuple[str, ...]:
@@ -111,25 +114,27 @@ def fit(training: MarketData) -> Representation:
             f"the training part has {int(joined.sum())} steps that continue the one before; "
             f"the generator needs at least {_FEWEST_STEPS}"
         )
-    moves = parts.move[joined].astype(np.float64)
+    moves = np.asarray(parts.move, np.float64)[joined]
     # A product that never moves keeps a scale of one half tick.
     long_run = np.maximum(np.mean(moves**2, 0), 0.25).astype(np.float32)
     variance = _trailing_variance(parts.move, joined, long_run)
-    trailing = np.sqrt((1 - _LONG_RUN_WEIGHT) * variance + _LONG_RUN_WEIGHT * long_run)[joined]
+    trailing = variance[joined].astype(np.float64)
+    clustering = _slope(moves**2, trailing)
     regime_edges = np.quantile(trailing, np.arange(1, N_REGIMES) / N_REGIMES, axis=0).T
-    typical = np.quantile(variance[joined], (np.arange(N_REGIMES) + 0.5) / N_REGIMES, axis=0).T
-    scale_bounds = np.stack([trailing.min(0), trailing.max(0)])
+    typical = np.quantile(trailing, (np.arange(N_REGIMES) + 0.5) / N_REGIMES, axis=0).T
+    scale = np.sqrt(long_run + clustering * (trailing - long_run))
+    scale_bounds = np.stack([scale.min(0), scale.max(0)])
     mid = np.asarray(training.double_mid).astype(np.int64)
     low, high = mid.min(0), mid.max(0)
     # Prices that are positive stay so, within an eighth and eightfold of what was seen.
     positive = np.stack([np.maximum(low // 8, 2), high * 8])
     bounds = np.where(low > 0, positive, 8 * np.array([[-1], [1]]) * abs(mid).max(0))
-    scale = np.clip(trailing, *scale_bounds)
     values = _values(select_rows(parts, joined), scale, np.random.default_rng(0))
     seconds = np.asarray(training.seconds, np.float64)
     return Representation(
         marginals=fit_marginals(_by_parity(values, np.asarray(parts.move)[joined])),
         long_run=jnp.asarray(long_run),
+        clustering=jnp.asarray(clustering, jnp.float32),
         scale_bounds=jnp.asarray(scale_bounds, jnp.float32),
         mid_bounds=jnp.asarray(np.clip(bounds, -_LARGEST_MID, _LARGEST_MID), jnp.int32),
         regime_edges=jnp.asarray(regime_edges, jnp.float32),
@@ -201,6 +206,12 @@ def decode(representation: Representation, channels: jax.Array, anchor: Anchor) 
     imbalance = jnp.clip(bought, -volume, volume)
     parts = Parts(move, spread, gaps[..., 0, :], gaps[..., 1, :], sizes[..., 0, :], sizes[..., 1, :], volume, imbalance)
     return parts, double_mid, after
+
+
+def _slope(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """float64[P] least-squares slope of y on x [N, P], held within 0..0.95."""
+    centred = x - x.mean(0)
+    return np.clip(np.mean(centred * y, 0) / np.maximum(np.mean(centred**2, 0), 1e-12), 0.0, 0.95)
 
 
 def _trailing_variance(move: Numbers, joined: np.ndarray, long_run: np.ndarray) -> np.ndarray:
