@@ -127,3 +127,10 @@ def test_performance_maps_over_series_and_compiles_once():
             chex.assert_trees_all_close(
                 jax.tree.map(lambda v, row=row: v[row], batched), performance(series[row], years), rtol=1e-4
             )
+
+
+@pytest.mark.parametrize(("gains", "still", "seed"), [(500, 20_000, 0), (3000, 5000, 2)])
+def test_rounding_of_a_long_sum_is_no_drawdown(gains, still, seed):
+    returns = np.concatenate([np.random.default_rng(seed).random(gains) * 1e-3, np.zeros(still)])
+    assert float(metrics.max_drawdown(jnp.asarray(returns, jnp.float32))) == 0
+    assert float(metrics.max_drawdown_duration(jnp.asarray(returns, jnp.float32))) == 0

@@ -61,12 +61,12 @@ def test_error_of_the_mean_equals_the_average_of_squared_block_sums():
     series = series - series.mean()
 
     def squared_block_sums(key):
-        indices, starts = statistics.stationary_bootstrap(key, 300, 8.0)
+        indices, starts = statistics.stationary_bootstrap(key, 300, 50.0)
         sums = jax.ops.segment_sum(series[indices], jnp.cumsum(starts) - 1, 300)
         return jnp.sum(sums**2) / 300**2
 
     average = jnp.mean(jax.lax.map(squared_block_sums, jax.random.split(KEY, 4000), batch_size=500))
-    assert float(statistics._variance_of_mean(series, 8.0)) == pytest.approx(float(average), rel=0.03)
+    assert float(statistics._variance_of_mean(series, 50.0)) == pytest.approx(float(average), rel=0.03)
 
 
 def coverage(n_series, n_periods, confidence, n_resamples, **dependence):
@@ -103,7 +103,7 @@ def test_intervals_cover_in_every_kind_of_dependence(confidence, n_periods, depe
 
 def test_a_large_difference_is_established_and_its_sign_kept():
     rng = np.random.default_rng(1)
-    noise = market(rng, 1, 1000)[0]
+    noise = market(rng, 1, 800)[0]
     better = statistics.difference(KEY, noise + 3e-5, noise, 252.0)
     worse = statistics.difference(KEY, noise - 3e-5, noise, 252.0)
     assert better["verdict"] == worse["verdict"] == "established"
@@ -113,7 +113,7 @@ def test_a_large_difference_is_established_and_its_sign_kept():
 
 def test_pairing_narrows_the_interval_of_strategies_that_move_together():
     rng = np.random.default_rng(2)
-    noise, other = market(rng, 2, 1500)
+    noise, other = market(rng, 2, 800)
     paired = statistics.difference(KEY, noise + 0.2 * other + 1e-5, noise, 252.0)["interval"]
     unpaired = statistics.difference(KEY, noise + 1e-5, other, 252.0)["interval"]
     assert (paired[2] - paired[0]) < 0.4 * (unpaired[2] - unpaired[0])
@@ -125,28 +125,28 @@ def test_noise_is_not_established():
 
 
 def test_no_trade_against_no_trade_is_exactly_zero_and_not_established():
-    result = statistics.difference(KEY, np.zeros(200), np.zeros((3, 200)), 252.0)
+    result = statistics.difference(KEY, np.zeros(800), np.zeros((1, 800)), 252.0)
     assert result == {"interval": [0.0, 0.0, 0.0], "verdict": "not established"}
 
 
 def test_replications_of_one_period_are_not_more_data():
-    series = market(np.random.default_rng(5), 1, 600, sharpe=0.05)[0]
-    alone = statistics.difference(KEY, series, 0 * series, 252.0)["interval"]
-    copied = statistics.difference(KEY, np.tile(series, (8, 1)), 0 * series, 252.0)["interval"]
+    series = market(np.random.default_rng(5), 1, 800, sharpe=0.05)[0]
+    alone = statistics.difference(KEY, series, 0 * series, 252.0, n_resamples=500)["interval"]
+    copied = statistics.difference(KEY, np.tile(series, (16, 1)), 0 * series, 252.0, n_resamples=500)["interval"]
     np.testing.assert_allclose(copied, alone, rtol=1e-4)
 
 
 def test_independent_noise_of_replications_averages_out():
     rng = np.random.default_rng(6)
-    common = market(rng, 1, 600)[0]
-    noisy = common + market(rng, 16, 600)
-    one = statistics.difference(KEY, noisy[:1], 0 * common, 252.0)["interval"]
-    all_of_them = statistics.difference(KEY, noisy, 0 * common, 252.0)["interval"]
+    common = market(rng, 1, 800)[0]
+    noisy = common + market(rng, 16, 800)
+    one = statistics.difference(KEY, noisy[:1], 0 * common, 252.0, n_resamples=500)["interval"]
+    all_of_them = statistics.difference(KEY, noisy, 0 * common, 252.0, n_resamples=500)["interval"]
     assert (all_of_them[2] - all_of_them[0]) < 0.85 * (one[2] - one[0])
 
 
 def test_every_metric_gets_an_interval_around_its_estimate():
-    returns = market(np.random.default_rng(8), 3, 700, sharpe=0.05)
+    returns = market(np.random.default_rng(8), 3, 800, sharpe=0.05)
     intervals = statistics.metric_intervals(KEY, returns, 252.0, n_resamples=300)
     assert set(intervals) == set(statistics.METRICS)
     for name in ("sharpe", "volatility", "total_return", "cagr", "hit_rate", "sortino"):
@@ -157,7 +157,7 @@ def test_every_metric_gets_an_interval_around_its_estimate():
 
 
 def test_same_key_gives_the_same_interval_and_a_wider_one_holds_a_narrower_one():
-    series = market(np.random.default_rng(9), 1, 300)[0]
+    series = market(np.random.default_rng(9), 1, 800)[0]
     ninety = statistics.difference(KEY, series, 0 * series, 1.0, confidence=0.9)["interval"]
     assert ninety == statistics.difference(KEY, series, 0 * series, 1.0, confidence=0.9)["interval"]
     ninety_nine = statistics.difference(KEY, series, 0 * series, 1.0, confidence=0.99)["interval"]
