@@ -1,7 +1,8 @@
 """Where a program runs, and the cache of compiled programs.
 
 Compiling takes most of a short run. JAX's persistent cache stores the executable under a hash of the program, the
-compiler's options, its version and the device, so that a second process loads it instead.
+compiler's options, its version and the device, so that a second process loads it instead. A loaded program gives the
+same bits as a compiled one; another number of CPU cores does not, since XLA then adds up in another order.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The stage cache: a pipeline's artefacts, each computed once for what it depends on.
 
 A stage's key is the sha256 of everything its artefact is a function of: its configuration, the keys of the stages
-before it, the source code, the versions of Python, NumPy and JAX, the seed and the kind of device. An artefact is a
-folder that appears whole or not at all, with `stage.json` beside its files to say what it was made from.
+before it, the source code, the versions of Python, NumPy and JAX, the seed and the device. An artefact is a folder that
+appears whole or not at all, with `stage.json` beside its files to say what it was made from.
 """
 
 import contextlib
@@ -80,12 +80,12 @@ class StageCache:
     ) -> None:
         self._stages, self._checkpoints = Path(run_dir) / "stages", Path(run_dir) / "checkpoints"
         self._force, self._log = frozenset(force), log
-        device = describe_device()
         self._context = {
             **context,
             "source": hash_sources([Path(marljax.__file__).parent, *sources]),
             "versions": {"python": platform.python_version(), **_versions("jax", "jaxlib", "numpy")},
-            "device": [device["platform"], device["kind"]],
+            # The number of cores decides in which order XLA adds up, and with it the last bits.
+            "device": describe_device(),
         }
 
     def run(

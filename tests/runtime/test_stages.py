@@ -57,7 +57,9 @@ def test_whatever_an_artefact_depends_on_changes_its_key(tmp_path, monkeypatch):
     keys.add(cache(tmp_path, sources=[source]).run("a", {"window": 4, "rate": 0.1}, compute).key)
     monkeypatch.setattr(stages, "_versions", lambda *_: {"jax": "another"})
     keys.add(cache(tmp_path, sources=[source]).run("a", {"window": 4, "rate": 0.1}, compute).key)
-    assert len(keys) == compute.count == 6
+    monkeypatch.setattr(stages, "describe_device", lambda: {"cores": 64})
+    keys.add(cache(tmp_path, sources=[source]).run("a", {"window": 4, "rate": 0.1}, compute).key)
+    assert len(keys) == compute.count == 7
 
 
 def test_the_order_of_keys_is_no_difference(tmp_path):
