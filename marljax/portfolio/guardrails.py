@@ -1,15 +1,11 @@
 """Hard limits on a portfolio, outside every network: what is asked for becomes the nearest weights that are allowed.
 
-`project` is the exact Euclidean projection onto caps per product, gross exposure and turnover. Coordinate by coordinate
-the answer is known once the prices (dual variables) of gross exposure and of turnover are, and what the limits measure
-falls as its price rises: bisection on the prices finds which products are free, and a linear equation then gives the
-weights exactly. So feasible weights come back untouched, and gradients are those of the projection. Weights are
-fractions of equity and cash is one less gross exposure: a short sale's proceeds stay as collateral.
+`project` is the exact Euclidean projection onto caps per product, gross exposure and turnover: clipping and rescaling
+breaks its own caps. Allowed weights come back untouched, and gradients pass. Weights are fractions of equity and cash
+is one less gross exposure: a short sale's proceeds stay as collateral.
 
 Then `volatility_scale` holds a volatility target and `apply_brake` takes everything off in a drawdown.
 """
-
-from collections.abc import Callable
 
 import chex
 import jax
@@ -18,9 +14,8 @@ import numpy as np
 from flax import struct
 
 from marljax.data.schema import InputError
+from marljax.portfolio.projection import Region, least_turnover, nearest, tolerance
 
-_BISECTIONS = 28
-_TOLERANCE = 5e-7
 _LARGEST_WEIGHT = 1e6
 
 
@@ -83,6 +78,9 @@ def limits(
     capacity = float(np.maximum(longs, shorts).sum())
     if capacity == 0:
         raise InputError("limits: max_weight and max_short are zero for every product: nothing may be held")
+    for name, value in {"leverage": leverage, "turnover": turnover}.items():
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise InputError(f"limits: {name} must be positive and finite, got {value!r}")
     if cash_floor is None:
         cash_floor = 0.0 if leverage is None else min(0.0, 1.0 - leverage)
     if not (np.isfinite(cash_floor) and cash_floor < 1):
@@ -91,9 +89,6 @@ def limits(
         leverage = min(1.0, 1.0 - cash_floor, capacity)
     if turnover is None:
         turnover = 2.0 * leverage
-    for name, value in {"leverage": leverage, "turnover": turnover}.items():
-        if not (np.isfinite(value) and value > 0):
-            raise InputError(f"limits: {name} must be positive and finite, got {value!r}")
     slack = 1e-6 * max(1.0, leverage)
     if leverage > 1.0 - cash_floor + slack:
         raise InputError(
@@ -127,25 +122,20 @@ def project(weights: jax.Array, limits: Limits, previous: jax.Array | None = Non
     held = jnp.zeros_like(weights) if previous is None else previous
     invalid = ~(jnp.abs(weights) <= _LARGEST_WEIGHT)
     asked = jnp.where(invalid, held, weights)
-    region = _Region(held, -limits.max_short, limits.max_weight, limits.gross, _allowed_turnover(held, limits))
-    fixed_asked, fixed_region = jax.lax.stop_gradient((asked, region))
-    free = jnp.zeros((), weights.dtype)
-    turnover_price = free if previous is None else _turnover_price(fixed_asked, fixed_region)
-    gross_price = _gross_price(fixed_asked, fixed_region, turnover_price)
-    untouched = (gross_price == 0) & (turnover_price == 0)
-    boxed = jnp.clip(asked, region.low, region.high)
-    allowed = jnp.where(untouched, boxed, _settle(asked, region, gross_price, turnover_price))
-
+    low, high = -limits.max_short, limits.max_weight
+    turnover = jnp.maximum(limits.turnover, least_turnover(held, low, high, limits.gross))
+    region = Region(held=held, low=low, high=high, gross=limits.gross, turnover=turnover)
+    allowed, gross_binds, turnover_binds = nearest(asked, region, limit_turnover=previous is not None)
     cash_is_tighter = 1.0 - limits.cash_floor < limits.leverage
-    overdraft = free if previous is None else jnp.abs(allowed - held).sum() - limits.turnover
+    overdraft = jnp.float32(0) if previous is None else jnp.abs(allowed - held).sum() - limits.turnover
     return allowed, Intervention(
         invalid=invalid,
-        long_cap=(asked > region.high) & (allowed == region.high),
-        short_cap=(asked < region.low) & (allowed == region.low),
-        leverage=(gross_price > 0) & ~cash_is_tighter,
-        cash=(gross_price > 0) & cash_is_tighter,
-        turnover=turnover_price > 0,
-        overdraft=jnp.where(overdraft > 2 * _tolerance(limits.turnover), overdraft, 0.0),
+        long_cap=(asked > high) & (allowed == high),
+        short_cap=(asked < low) & (allowed == low),
+        leverage=gross_binds & ~cash_is_tighter,
+        cash=gross_binds & cash_is_tighter,
+        turnover=turnover_binds,
+        overdraft=jnp.where(overdraft > 2 * tolerance(limits.turnover), overdraft, 0.0),
         distance=_length(allowed - asked),
     )
 
@@ -229,102 +219,7 @@ def apply_brake(state: BrakeState, equity: jax.Array, params: Brake) -> tuple[Br
     stays = state.on & ~recovered & ~rested
     on = stays | (~state.on & (drawdown >= params.drawdown))
     peak = jnp.where(rested, equity, peak)
-    return BrakeState(peak=peak, on=on, waited=jnp.where(on, waited, 0)), jnp.where(on, 0.0, 1.0)
-
-
-@struct.dataclass
-class _Region:
-    """Weights w with low <= w <= high, sum |w| <= gross and sum |w - held| <= turnover."""
-
-    held: jax.Array
-    low: jax.Array
-    high: jax.Array
-    gross: jax.Array
-    turnover: jax.Array
-
-
-def _allowed_turnover(held: jax.Array, limits: Limits) -> jax.Array:
-    """The turnover limit, or what it takes to bring `held` inside the other limits where that is more."""
-    nearest = jnp.clip(held, -limits.max_short, limits.max_weight)
-    forced = jnp.abs(held - nearest).sum() + jnp.maximum(jnp.abs(nearest).sum() - limits.gross, 0.0)
-    return jnp.maximum(limits.turnover, forced)
-
-
-def _respond(asked: jax.Array, region: _Region, gross_price: jax.Array, turnover_price: jax.Array) -> jax.Array:
-    """The minimum of |w - asked|^2 / 2 + gross_price |w| + turnover_price |w - held| over low <= w <= high."""
-    side = jnp.where(region.held < 0, -1.0, 1.0)
-    held, wish = side * region.held, side * asked
-    beyond_zero = jnp.minimum(wish + gross_price + turnover_price, 0.0)
-    up_to_held = jnp.clip(wish - gross_price + turnover_price, 0.0, held)
-    beyond_held = jnp.maximum(wish - gross_price - turnover_price - held, 0.0)
-    return jnp.clip(side * (beyond_zero + up_to_held + beyond_held), region.low, region.high)
-
-
-def _gross_price(asked: jax.Array, region: _Region, turnover_price: jax.Array) -> jax.Array:
-    """The least price of gross exposure at which its limit holds."""
-    return _least_price(
-        lambda price: jnp.abs(_respond(asked, region, price, turnover_price)).sum(),
-        region.gross,
-        jnp.max(jnp.abs(asked)) + turnover_price,
-    )
-
-
-def _turnover_price(asked: jax.Array, region: _Region) -> jax.Array:
-    """The least price of turnover at which its limit holds, gross exposure being priced to hold too."""
-
-    def traded(price: jax.Array) -> jax.Array:
-        return jnp.abs(_respond(asked, region, _gross_price(asked, region, price), price) - region.held).sum()
-
-    return _least_price(traded, region.turnover, 2.0 * (jnp.max(jnp.abs(asked)) + jnp.max(jnp.abs(region.held))))
-
-
-def _least_price(measure: Callable[[jax.Array], jax.Array], limit: jax.Array, ceiling: jax.Array) -> jax.Array:
-    """The least price in [0, ceiling] at which the falling `measure` is within `limit`; zero if it costs nothing."""
-
-    def halve(bracket: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        enough = measure(middle) <= limit
-        return (jnp.where(enough, low, middle), jnp.where(enough, middle, high)), None
-
-    free = jnp.zeros_like(ceiling)
-    (_, price), _ = jax.lax.scan(halve, (free, ceiling), length=_BISECTIONS)
-    return jnp.where(measure(free) <= limit + _tolerance(limit), free, price)
-
-
-def _settle(asked: jax.Array, region: _Region, gross_price: jax.Array, turnover_price: jax.Array) -> jax.Array:
-    """The weights at these prices, what is left of the binding limits shared out among the free products.
-
-    A free product stands at no kink (bounds, zero, held). One that moved away from zero and from held counts in both
-    limits alike (`joint`), one between zero and held counts in them oppositely.
-    """
-    weights = _respond(asked, region, gross_price, turnover_price)
-    away_from_zero, away_from_held = jnp.sign(weights), jnp.sign(weights - region.held)
-    held_is_kink = (turnover_price > 0) & (weights == region.held)
-    free = (weights != region.low) & (weights != region.high) & (weights != 0) & ~held_is_kink
-    joint = away_from_zero == away_from_held
-    n_free, n_joint, n_opposed = (jnp.maximum(jnp.sum(m), 1) for m in (free, free & joint, free & ~joint))
-    gross_left = jnp.abs(weights).sum() - region.gross
-    turnover_left = jnp.abs(weights - region.held).sum() - region.turnover
-    gross_only, turnover_only = gross_left / n_free, turnover_left / n_free
-    both_joint, both_opposed = (
-        (gross_left + turnover_left) / (2 * n_joint),
-        (gross_left - turnover_left) / (2 * n_opposed),
-    )
-    step = jnp.where(
-        turnover_price == 0,
-        gross_only,
-        jnp.where(
-            gross_price == 0,
-            jnp.where(joint, turnover_only, -turnover_only),
-            jnp.where(joint, both_joint, both_opposed),
-        ),
-    )
-    return jnp.clip(weights - jnp.where(free, away_from_zero * step, 0.0), region.low, region.high)
-
-
-def _tolerance(limit: jax.Array) -> jax.Array:
-    return _TOLERANCE * jnp.maximum(1.0, limit)
+    return BrakeState(peak=peak, on=on, waited=jnp.where(on, waited, 0)), jnp.where(on, jnp.float32(0), jnp.float32(1))
 
 
 def _length(vector: jax.Array) -> jax.Array:
