@@ -22,11 +22,14 @@ def write_atomic(path: str | Path, content: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def jsonable(value: Any) -> Any:
@@ -80,8 +83,11 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray | jax.Array]) 
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     host = {name: np.asarray(array) for name, array in arrays.items()}
-    np.savez(beside, allow_pickle=False, **host)
-    os.replace(beside, path)
+    try:
+        np.savez(beside, allow_pickle=False, **host)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:

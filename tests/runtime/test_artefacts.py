@@ -36,7 +36,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     monkeypatch.setattr(artefacts.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
     with pytest.raises(OSError, match="killed"):
         artefacts.write_atomic(tmp_path / "a", b"new")
-    assert (tmp_path / "a").read_bytes() == b"old"
+    with pytest.raises(OSError, match="killed"):
+        artefacts.save_arrays(tmp_path / "a.npz", {"x": np.arange(3)})
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
 
 
 def test_arrays_give_equal_bytes_for_equal_content(tmp_path):
