@@ -44,7 +44,10 @@ class ReplayBuffer(Generic[Item]):
             jnp.minimum(self.size + added, capacity),
         )
 
-    def sample(self, key: jax.Array, n: int) -> Item:
-        """n items drawn uniformly with replacement; the buffer must not be empty."""
-        index = jax.random.randint(key, (n,), 0, self.size)
+    def sample(self, bits: jax.Array) -> Item:
+        """Items drawn uniformly with replacement by random `bits` uint32[n]; the buffer must not be empty.
+
+        The remainder of a 32-bit number favours no item by more than size / 2^32.
+        """
+        index = bits % self.size.astype(jnp.uint32)
         return jax.tree.map(lambda x: x[index], self.items)

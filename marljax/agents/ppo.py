@@ -153,7 +153,10 @@ class PPO:
         }
 
     def _optimiser(self) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(self.config.max_grad_norm), optax.scale_by_adam(eps=1e-5))
+        # One vector of all parameters: a few kernels per gradient step rather than a few per layer.
+        return optax.flatten(
+            optax.chain(optax.clip_by_global_norm(self.config.max_grad_norm), optax.scale_by_adam(eps=1e-5))
+        )
 
     def _rollout(
         self, runner: PPORunner, key: jax.Array, policy: TanhGaussianPolicy, env_params: EnvParams
@@ -221,6 +224,6 @@ def loss(
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": entropy,
-        "approx_kl": (ratio - 1.0 - log_ratio).mean(),
+        "approx_kl": (jnp.expm1(log_ratio) - log_ratio).mean(),
         "clip_fraction": (jnp.abs(ratio - 1.0) > config.ratio_clip).mean(),
     }

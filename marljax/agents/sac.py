@@ -82,6 +82,15 @@ class Experience(NamedTuple):
     terminated: jax.Array  # bool[...]
 
 
+class Draws(NamedTuple):
+    """The randomness of one chunk: I iterations of U gradient steps on B transitions, N worlds."""
+
+    step_keys: jax.Array  # key[I, N]
+    action_noise: jax.Array  # float32[I, N, A]
+    bits: jax.Array  # uint32[I, U, B] which transitions are sampled
+    noise: jax.Array  # float32[I, U, 2, B, A] of the actions in the losses
+
+
 @struct.dataclass
 class Learnt:
     """What gradient steps change."""
@@ -136,44 +145,41 @@ class SAC:
         )
         replay = ReplayBuffer.empty(example, self.config.capacity)
 
-        def warm(carry: tuple[Worlds, ReplayBuffer], key: jax.Array) -> tuple[tuple[Worlds, ReplayBuffer], None]:
-            worlds, replay = carry
-            action_key, step_key = jax.random.split(key)
-            shape = (self.config.n_envs, action_size)
-            pre_tanh = jnp.arctanh(jax.random.uniform(action_key, shape, minval=-0.999, maxval=0.999))
-            worlds, replay, _ = self._step(worlds, replay, pre_tanh, step_key, env_params)
+        def warm(
+            carry: tuple[Worlds, ReplayBuffer[Experience]], draws: tuple[jax.Array, jax.Array]
+        ) -> tuple[tuple[Worlds, ReplayBuffer[Experience]], None]:
+            worlds, replay, _ = self._step(*carry, *draws, env_params)
             return (worlds, replay), None
 
-        warmup_keys = jax.random.split(warmup_key, self.config.warmup_steps)
-        (worlds, replay), _ = jax.lax.scan(warm, (worlds, replay), warmup_keys)
+        action_key, step_key = jax.random.split(warmup_key)
+        shape = (self.config.warmup_steps, self.config.n_envs)
+        pre_tanh = jnp.arctanh(jax.random.uniform(action_key, (*shape, action_size), minval=-0.999, maxval=0.999))
+        (worlds, replay), _ = jax.lax.scan(warm, (worlds, replay), (pre_tanh, jax.random.split(step_key, shape)))
         return SACRunner(learnt, replay, worlds, key, jnp.int32(0))
 
     def update(self, runner: SACRunner, env_params: EnvParams) -> tuple[SACRunner, Metrics]:
         policy, config = self.policy(env_params), self.config
 
-        def learn(carry: tuple[Learnt, ReplayBuffer], key: jax.Array) -> tuple[tuple[Learnt, ReplayBuffer], Metrics]:
+        def learn(
+            carry: tuple[Learnt, ReplayBuffer[Experience]], draws: tuple[jax.Array, jax.Array]
+        ) -> tuple[tuple[Learnt, ReplayBuffer[Experience]], Metrics]:
             learnt, replay = carry
-            sample_key, noise_key = jax.random.split(key)
-            experience = replay.sample(sample_key, config.batch_size)
-            noise = jax.random.normal(noise_key, (2, config.batch_size, policy.action_size))
-            learnt, losses = gradient_step(learnt, policy, experience, noise, config)
+            bits, noise = draws
+            learnt, losses = gradient_step(learnt, policy, replay.sample(bits), noise, config)
             return (learnt, replay), losses
 
         def iterate(
-            carry: tuple[Learnt, ReplayBuffer, Worlds], key: jax.Array
-        ) -> tuple[tuple[Learnt, ReplayBuffer, Worlds], tuple[Transition, Metrics]]:
+            carry: tuple[Learnt, ReplayBuffer[Experience], Worlds], draws: Draws
+        ) -> tuple[tuple[Learnt, ReplayBuffer[Experience], Worlds], tuple[Transition, Metrics]]:
             learnt, replay, worlds = carry
-            noise_key, step_key, learn_key = jax.random.split(key, 3)
-            noise = jax.random.normal(noise_key, (config.n_envs, policy.action_size))
-            pre_tanh = policy.distribution(learnt.params["policy"], worlds.obs).pre_tanh(noise)
-            worlds, replay, steps = self._step(worlds, replay, pre_tanh, step_key, env_params)
-            learn_keys = jax.random.split(learn_key, config.updates_per_iteration)
-            (learnt, replay), losses = jax.lax.scan(learn, (learnt, replay), learn_keys)
+            pre_tanh = policy.distribution(learnt.params["policy"], worlds.obs).pre_tanh(draws.action_noise)
+            worlds, replay, steps = self._step(worlds, replay, pre_tanh, draws.step_keys, env_params)
+            (learnt, replay), losses = jax.lax.scan(learn, (learnt, replay), (draws.bits, draws.noise))
             return (learnt, replay, worlds), (steps, losses)
 
         chunk_key, key = jax.random.split(runner.key)
         (learnt, replay, worlds), (steps, losses) = jax.lax.scan(
-            iterate, (runner.learnt, runner.replay, runner.worlds), jax.random.split(chunk_key, config.n_iterations)
+            iterate, (runner.learnt, runner.replay, runner.worlds), self._draws(chunk_key, policy.action_size)
         )
         worlds, metrics = summarise(worlds, steps)
         sound = all_finite((losses, learnt, steps.reward))
@@ -181,22 +187,33 @@ class SAC:
         metrics |= jax.tree.map(jnp.mean, losses)
         return SACRunner(learnt, replay, worlds, key, runner.chunks + 1), metrics | {"diverged": 1.0 - sound}
 
+    def _draws(self, key: jax.Array, action_size: int) -> Draws:
+        """All randomness of a chunk at once, which costs far less than a little of it in every iteration."""
+        config, keys = self.config, jax.random.split(key, 4)
+        rounds, updates = config.n_iterations, config.updates_per_iteration
+        return Draws(
+            step_keys=jax.random.split(keys[0], (rounds, config.n_envs)),
+            action_noise=jax.random.normal(keys[1], (rounds, config.n_envs, action_size)),
+            bits=jax.random.bits(keys[2], (rounds, updates, config.batch_size)),
+            noise=jax.random.normal(keys[3], (rounds, updates, 2, config.batch_size, action_size)),
+        )
+
     def _step(
         self,
         worlds: Worlds,
         replay: ReplayBuffer[Experience],
         pre_tanh: jax.Array,
-        key: jax.Array,
+        keys: jax.Array,
         env_params: EnvParams,
     ) -> tuple[Worlds, ReplayBuffer[Experience], Transition]:
         """One step of every world into the replay, which refuses what is not finite."""
-        keys = jax.random.split(key, self.config.n_envs)
         worlds, step = step_worlds(self.env, keys, worlds, pre_tanh, env_params)
         experience = Experience(step.obs, jnp.tanh(pre_tanh), step.reward, step.final_obs, step.terminated)
         return worlds, replay.add(experience, all_finite(experience)), step
 
 
-_OPTIMISER = optax.scale_by_adam()
+# One vector of all parameters: a few kernels per gradient step rather than a few per layer.
+_OPTIMISER = optax.flatten(optax.scale_by_adam())
 
 
 def action_values(critics: Any, obs: jax.Array, action: jax.Array) -> jax.Array:
