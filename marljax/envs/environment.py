@@ -6,6 +6,7 @@ world ended: value 0) and a truncation (a time limit: bootstrap from `info["fina
 
 import abc
 import dataclasses
+import math
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -28,7 +29,7 @@ class Box:
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Uniform within bounds; for an unbounded box a standard normal. Shape `shape`."""
-        if jnp.isinf(self.low) or jnp.isinf(self.high):
+        if math.isinf(self.low) or math.isinf(self.high):
             return jax.random.normal(key, self.shape, self.dtype)
         return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
 

@@ -1,0 +1,7 @@
+"""Every environment by name. One contract test covers them all; a new env is entered here and is held to it."""
+
+from marljax.envs.environment import Environment
+from marljax.envs.portfolio import PortfolioEnv
+from marljax.envs.replay import ReplayEnv
+
+ENVIRONMENTS: dict[str, type[Environment]] = {"replay": ReplayEnv, "portfolio": PortfolioEnv}

@@ -1,0 +1,114 @@
+"""What every registered environment must do, whatever it simulates."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marljax.envs.environment import Environment
+from marljax.envs.registry import ENVIRONMENTS
+from tests.reference.worlds import INSTANCES
+
+
+@pytest.fixture(scope="module", params=sorted(ENVIRONMENTS))
+def instance(request):
+    env, params = INSTANCES[request.param]()
+    assert type(env) is ENVIRONMENTS[request.param]
+    return env, params
+
+
+def run(env: Environment, params, n_steps: int = 30, n_envs: int = 3):
+    """(final state, [T, N] of (obs, reward, terminated, truncated, final_obs)) under random actions."""
+    space = env.action_space(params)
+    keys = jax.random.split(jax.random.key(0), n_envs)
+    _, state = jax.vmap(env.reset, (0, None))(keys, params)
+
+    def step(state, key):
+        action_key, env_key = jax.random.split(key)
+        action = jax.vmap(space.sample)(jax.random.split(action_key, n_envs))
+        obs, state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
+            jax.random.split(env_key, n_envs), state, action, params
+        )
+        return state, (obs, reward, terminated, truncated, info["final_obs"])
+
+    return jax.jit(lambda s: jax.lax.scan(step, s, jax.random.split(jax.random.key(1), n_steps)))(state)
+
+
+def test_every_registered_env_has_an_instance_to_be_tested():
+    assert INSTANCES.keys() == ENVIRONMENTS.keys()
+
+
+def test_shapes_and_dtypes_are_those_of_the_spaces(instance):
+    env, params = instance
+    _, (obs, reward, terminated, truncated, final_obs) = run(env, params)
+    chex.assert_shape([obs, final_obs], (30, 3, *env.observation_space(params).shape))
+    chex.assert_shape([reward, terminated, truncated], (30, 3))
+    chex.assert_type([obs, reward, terminated, truncated], [jnp.float32, jnp.float32, bool, bool])
+
+
+def test_observations_lie_within_their_space_and_every_number_is_finite(instance):
+    env, params = instance
+    _, (obs, reward, *_, final_obs) = run(env, params)
+    chex.assert_tree_all_finite((obs, reward, final_obs))
+    contains = jax.vmap(jax.vmap(env.observation_space(params).contains))
+    assert jnp.all(contains(obs))
+    assert jnp.all(contains(final_obs))
+
+
+def test_equal_keys_give_equal_runs_and_other_keys_other_ones(instance):
+    env, params = instance
+    chex.assert_trees_all_equal(run(env, params), run(env, params))
+    _, (obs, *_) = run(env, params)
+    assert not jnp.array_equal(obs[:, 0], obs[:, 1])
+
+
+def test_an_episode_never_both_terminates_and_truncates_and_does_end(instance):
+    env, params = instance
+    _, (_, _, terminated, truncated, _) = run(env, params)
+    assert not jnp.any(terminated & truncated)
+    assert jnp.any(terminated | truncated)
+
+
+def test_step_is_step_env_until_an_episode_ends(instance):
+    env, params = instance
+    _, state = env.reset(jax.random.key(0), params)
+    action = env.action_space(params).sample(jax.random.key(1))
+    key = jax.random.key(2)
+    obs, after, reward, terminated, truncated, info = env.step(key, state, action, params)
+    assert not (terminated | truncated)
+    inner = env.step_env(jax.random.split(key)[0], state, action, params)
+    chex.assert_trees_all_close((obs, after, reward), inner[:3], rtol=1e-6)
+    chex.assert_trees_all_equal(obs, info["final_obs"])
+
+
+def test_state_keeps_its_structure_shapes_and_dtypes(instance):
+    env, params = instance
+    _, state = env.reset(jax.random.key(0), params)
+    action = env.action_space(params).sample(jax.random.key(1))
+    _, after, *_ = env.step(jax.random.key(2), state, action, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+
+
+def test_params_may_carry_an_axis_of_their_own(instance):
+    env, params = instance
+    two = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    keys = jax.random.split(jax.random.key(0), 2)
+    obs, state = jax.vmap(env.reset)(keys, two)
+    action = jax.vmap(env.action_space(params).sample)(keys)
+    together = jax.vmap(env.step)(keys, state, action, two)
+    for i in range(2):
+        alone = env.step(keys[i], jax.tree.map(lambda x, i=i: x[i], state), action[i], params)
+        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], together), alone, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(obs.shape[0], 2)
+
+
+def test_no_tracer_leaks_and_one_trace_serves_every_step(instance):
+    env, params = instance
+    chex.clear_trace_counter()
+    with jax.checking_leaks():
+        step = jax.jit(chex.assert_max_traces(lambda *a: env.step(*a), n=1))
+        _, state = env.reset(jax.random.key(0), params)
+        for i in range(3):
+            action = env.action_space(params).sample(jax.random.key(i))
+            _, state, *_ = step(jax.random.key(i), state, action, params)

@@ -1,0 +1,135 @@
+"""The backtest: every strategy pays for what it does, and nothing knows the future."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marljax.agents.policy import TanhGaussianPolicy
+from marljax.envs.tapes import CostConfig
+from marljax.evaluation.backtest import BASELINES, STRATEGIES, agent_returns, backtest, costs_by_item
+from marljax.portfolio.meta_controller import observation_size
+from tests.reference.books import random_market
+from tests.reference.worlds import POLICY, portfolio
+
+NETWORK = TanhGaussianPolicy(4, (8, 8))
+META = NETWORK.init(jax.random.key(0), observation_size(3))
+
+
+def run(env, params, names=tuple(STRATEGIES), seed=0):
+    strategies = jax.tree.map(lambda *x: jnp.stack(x), *(STRATEGIES[name] for name in names))
+    every = jax.vmap(backtest, in_axes=(None, None, None, None, None, 0))
+    records, accounts = every(env, NETWORK, jax.random.key(seed), params, META, strategies)
+    return {name: jax.tree.map(lambda x, s=s: np.asarray(x[s]), (records, accounts)) for s, name in enumerate(names)}
+
+
+@pytest.fixture(scope="module")
+def world():
+    data = random_market(2, n_products=3, n_steps=150, n_sessions=2, absent=0.0)
+    return portfolio(data.replace(bid_size=data.bid_size + 200, ask_size=data.ask_size + 200))
+
+
+@pytest.fixture(scope="module")
+def results(world):
+    return run(*world)
+
+
+def test_no_trade_is_exactly_flat_and_free(results, world):
+    record, accounts = results["no_trade"]
+    assert (record.equity == float(world[1].capital)).all()
+    assert not record.returns.any()
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(accounts))
+
+
+def test_every_strategy_ends_in_cash_and_its_returns_compound_to_its_equity(results, world):
+    capital = float(world[1].capital)
+    for name, (record, accounts) in results.items():
+        assert not accounts.position.any(), name
+        growth = np.prod(1.0 + record.returns.astype(np.float64))
+        assert growth == pytest.approx(record.equity[-1] / capital, rel=1e-5), name
+
+
+def test_gross_less_every_cost_is_what_equity_gained(results, world):
+    _, params = world
+    for name, (record, accounts) in results.items():
+        items = costs_by_item(accounts, np.asarray(params.world.costs.tick_value))
+        costs = items["slippage"] + items["latency"] + items["impact"] + items["fees"]
+        np.testing.assert_allclose(items["gross"] - costs, items["net"], atol=0.05)
+        gained = record.equity[-1] - float(params.capital)
+        assert items["net"].sum() == pytest.approx(gained, abs=0.5), name
+        assert (items["slippage"] >= 0).all()
+        assert (items["fees"] >= 0).all()
+
+
+def test_buy_and_hold_trades_twice_and_rebalancing_trades_more(results):
+    held, rebalanced = results["buy_and_hold"][0], results["equal_weight"][0]
+    assert (held.turnover > 0).sum() == 2
+    assert (rebalanced.turnover > 0).sum() > 2
+    assert held.turnover.sum() == pytest.approx(2.0, abs=0.1)
+
+
+def test_baselines_hold_what_they_say(results):
+    np.testing.assert_allclose(results["equal_weight"][0].weights, 1 / 3, rtol=1e-5)
+    parity = results["risk_parity"][0].weights
+    np.testing.assert_allclose(parity.sum(axis=1), 1.0, rtol=1e-4)
+    assert np.ptp(parity, axis=1).max() > 0.01
+    np.testing.assert_array_equal(parity, results["agents_risk_parity"][0].weights)
+    assert set(BASELINES) <= results.keys()
+
+
+def test_changing_the_future_changes_no_block_before_it():
+    data = random_market(2, n_products=3, n_steps=100)
+    later = jnp.arange(100)[:, None, None] >= 61
+    changed = data.replace(
+        bid_price=jnp.where(later, data.bid_price + 300, data.bid_price),
+        ask_price=jnp.where(later, data.ask_price + 350, data.ask_price),
+        ask_size=jnp.where(later, 1, data.ask_size),
+    )
+    runs = [run(*portfolio(market)) for market in (data, changed)]
+    for name in STRATEGIES:
+        before = [jax.tree.map(lambda x: x[:12], results[name][0]) for results in runs]
+        chex.assert_trees_all_equal(*before)
+        if name != "no_trade":
+            assert (runs[0][name][0].equity[13:] != runs[1][name][0].equity[13:]).any()
+
+
+def test_only_the_random_latency_differs_between_replications(world):
+    env, params = world
+    sure = params.replace(
+        world=params.world.replace(
+            costs=params.world.costs.replace(latency_floor=jnp.zeros(3), latency_mean=jnp.zeros(3))
+        )
+    )
+    name = ("agents_equal_weight",)
+    chex.assert_trees_all_equal(run(env, sure, name, 0), run(env, sure, name, 1))
+    late = params.replace(world=params.world.replace(costs=params.world.costs.replace(latency_mean=jnp.full(3, 0.5))))
+    assert run(env, late, name, 0)[name[0]][0].equity[-1] != run(env, late, name, 1)[name[0]][0].equity[-1]
+
+
+def test_dearer_trading_costs_more():
+    nets = []
+    for rate in (0.0, 1e-3):
+        env, params = portfolio(random_market(2, n_products=3, n_steps=100), costs=CostConfig(fee_rate=rate))
+        nets.append(run(env, params, ("agents_equal_weight",))["agents_equal_weight"][0].equity[-1])
+    assert nets[1] < nets[0]
+
+
+def test_an_agents_returns_alone_sum_to_its_account(world):
+    _, params = world
+    lots = jnp.array([20.0, 20.0, 20.0])
+    returns = agent_returns(POLICY, jax.random.key(0), params.world, lots, 149)
+    chex.assert_shape(returns, (149, 3))
+    chex.assert_tree_all_finite(returns)
+    assert jnp.all(jnp.abs(returns).sum(axis=0) > 0)
+    assert not jnp.any(returns[:5]), "flat while features warm up"
+
+
+def test_one_trace_serves_all_strategies_and_policies(world):
+    env, params = world
+    before = backtest._cache_size()
+    for seed in range(2):
+        meta = NETWORK.init(jax.random.key(seed), observation_size(3))
+        for strategy in STRATEGIES.values():
+            backtest(env, NETWORK, jax.random.key(seed), params, meta, strategy)
+    assert backtest._cache_size() - before <= 1

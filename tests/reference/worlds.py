@@ -1,0 +1,80 @@
+"""Small instances of every registered env, ready to step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marljax.agents.policy import TanhGaussianPolicy
+from marljax.data.schema import MarketData
+from marljax.envs.environment import Environment
+from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
+from marljax.envs.replay import ReplayEnv
+from marljax.envs.tapes import (
+    CostConfig,
+    Rows,
+    TradingConfig,
+    cost_models,
+    default_capital,
+    position_limits,
+    replay_params,
+)
+from marljax.envs.worlds import AllocationConfig, portfolio_params
+from tests.reference.books import random_market
+
+N_FEATURES = 4
+POLICY = TanhGaussianPolicy(1, (8, 8))
+
+
+def rows(data: MarketData, seed: int = 0, warm_up: int = 5) -> Rows:
+    """The data with noise for features."""
+    shape = (data.n_steps, data.n_products, N_FEATURES)
+    features = jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return Rows.of(data, features, warm_up=warm_up, closing_rows=3)
+
+
+def policies(n_products: int, seed: int = 0, boldness: float = 30.0) -> Any:
+    """Untrained product agents, leaves [P, ...], their last layer enlarged so that they trade."""
+    keys = jax.random.split(jax.random.key(seed), n_products)
+    params = jax.vmap(lambda key: POLICY.init(key, N_FEATURES + 1))(keys)
+    *hidden, last = params
+    return (*hidden, jax.tree.map(lambda x: boldness * x, last))
+
+
+def portfolio(
+    data: MarketData, part: slice | None = None, seed: int = 0, costs: CostConfig | None = None, **allocation: Any
+) -> tuple[PortfolioEnv, PortfolioParams]:
+    """A portfolio env of untrained agents over `part` of the data (all of it by default); a third of it trains."""
+    part, train = part or slice(0, data.n_steps), data.rows(0, data.n_steps // 3)
+    config = AllocationConfig(**{"rows_per_block": 5, "covariance_half_life": 30.0} | allocation)
+    env = PortfolioEnv(POLICY, config.rows_per_block, episode_blocks=4)
+    params = portfolio_params(
+        data,
+        part,
+        rows(data, seed).part(part),
+        train,
+        policies=policies(data.n_products, seed),
+        costs=cost_models(train, costs or CostConfig()),
+        capital=default_capital(train),
+        config=config,
+        episode_blocks=env.episode_blocks,
+    )
+    return env, params
+
+
+def replay() -> tuple[Environment, Any]:
+    """A replay env of one product."""
+    data = random_market(n_products=1)
+    params = replay_params(
+        rows(data),
+        costs=cost_models(data, CostConfig()),
+        max_position=position_limits(data, default_capital(data)),
+        trading=TradingConfig(),
+        episode_steps=20,
+    )
+    return ReplayEnv(20), jax.tree.map(lambda x: x[0], params)
+
+
+INSTANCES = {"replay": replay, "portfolio": lambda: portfolio(random_market(n_products=3))}
+"""Every name in the registry -> () -> (env, params)."""
