@@ -114,12 +114,17 @@ def _least_price(measure: Callable[[jax.Array], jax.Array], limit: jax.Array, ce
 
 def _settle(asked: jax.Array, region: Region, prices: _Prices) -> jax.Array:
     """The weights at these prices, what is left of the binding limits shared out among the products at no kink."""
-    weights = _respond(asked, region, prices.joint, prices.opposed)
+    weights = jax.lax.stop_gradient(_respond(asked, region, prices.joint, prices.opposed))
     away_from_zero, away_from_held = jnp.sign(weights), jnp.sign(weights - region.held)
     held_is_kink = prices.turnover_binds & (weights == region.held)
     free = (weights != region.low) & (weights != region.high) & (weights != 0) & ~held_is_kink
     is_joint = away_from_zero == away_from_held
     n_free, n_joint, n_opposed = (jnp.maximum(jnp.sum(m), 1) for m in (free, free & is_joint, free & ~is_joint))
+    # The same weights as functions of what they depend on, so that a tie at a kink leaks no gradient.
+    at_kink = jnp.where(held_is_kink, region.held, 0.0)
+    at_bound = jnp.where(weights == region.high, region.high, jnp.where(weights == region.low, region.low, at_kink))
+    moved = asked - away_from_zero * jnp.where(is_joint, prices.joint, prices.opposed)
+    weights = jnp.where(free, moved, at_bound)
     gross_left = jnp.abs(weights).sum() - region.gross
     turnover_left = jnp.abs(weights - region.held).sum() - region.turnover
     both = jnp.where(
