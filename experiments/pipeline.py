@@ -15,11 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from command import run
 from marljax.data.clean import CleaningConfig
-from marljax.data.schema import MarketData
 from marljax.data.splits import SplitConfig
 from marljax.envs.portfolio import PortfolioEnv
 from marljax.envs.tapes import CostConfig, TradingConfig
@@ -33,7 +30,7 @@ from marljax.runtime.stages import Stage, StageCache, provenance
 from stages.agents import AgentsConfig, Trading, agents_stage, chosen_policies
 from stages.evaluation import BacktestConfig, backtest_stage
 from stages.generator import SyntheticConfig, generator_stage, synthetic_rows
-from stages.market import DataConfig, data_stage, features_stage
+from stages.market import DataConfig, data_stage, features_stage, session_seconds
 from stages.meta import MetaConfig, Portfolio, meta_policy, meta_stage
 from stages.report import report_stage
 
@@ -151,7 +148,7 @@ def main(config: PipelineConfig) -> None:
         return
     upstream["generator"] = done["generator"].key
     step_seconds = float(trading.costs.step_seconds[0])
-    steps_per_year = config.backtest.trading_days * _session_seconds(market.data) / step_seconds
+    steps_per_year = config.backtest.trading_days * session_seconds(market.data) / step_seconds
     done["agents"] = agents_stage(
         cache,
         upstream,
@@ -204,13 +201,6 @@ def main(config: PipelineConfig) -> None:
     if not wanted("report"):
         return
     report_stage(folder, config, market, done, blocks_per_year, shlex.join(["python", *sys.argv]))
-
-
-def _session_seconds(data: MarketData) -> float:
-    """Length of the longest session [s]."""
-    session, seconds = np.asarray(data.session), np.asarray(data.seconds)
-    spans = [np.ptp(seconds[session == s]) for s in np.unique(session)]
-    return float(max(spans))
 
 
 if __name__ == "__main__":

@@ -108,6 +108,8 @@ def features_stage(
     """Scaled features of every row, the pipeline fitted on the training part only."""
     data = books.value.data
     parts = split(data, splits)
+    # The length of a session is the venue's timetable, known before it trades; a part may hold only a piece of one.
+    config = dataclasses.replace(config, session_seconds=config.session_seconds or session_seconds(data))
     pipeline = fit(data.rows(parts.train.start, parts.train.stop), config)
 
     def compute(_: Path) -> Artefact:
@@ -121,6 +123,12 @@ def features_stage(
     warm_up = warm_up_steps(config)
     rows = Rows.of(data, jnp.asarray(stage.value.arrays["features"]), warm_up, closing_rows)
     return stage, Market(data, rows, parts, pipeline.feature_names, pipeline, warm_up)
+
+
+def session_seconds(data: MarketData) -> float:
+    """Length of the longest session [s]."""
+    session, seconds = np.asarray(data.session), np.asarray(data.seconds)
+    return float(max(np.ptp(seconds[session == s]) for s in np.unique(session)))
 
 
 def _read_and_clean(config: DataConfig, cleaning: CleaningConfig) -> CleanBooks:
