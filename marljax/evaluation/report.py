@@ -232,9 +232,10 @@ def _learning(inputs: ReportInputs) -> str:
         counts = Counter(chosen.algorithm for chosen in inputs.selection)
         told = findings.listed([f"{escape(name)} for {n}" for name, n in counts.items()])
         sure = sum(findings.established(chosen.interval) for chosen in inputs.selection)
+        rest = "; elsewhere the choice may be luck" * (sure < len(rows))
         parts.append(
             f"<h3>Selection on validation data</h3><p>Chosen: {told}. The margin is established for {sure} of "
-            f"{len(rows)} products; elsewhere the choice may be luck.</p>"
+            f"{len(rows)} products{rest}.</p>"
         )
         parts.append(folded("Choices", len(rows), rows_table))
     return "".join(parts)
