@@ -2,9 +2,9 @@
 
 The generator is a conditional autoregression per channel, `z_t = phi z_(t-1) + mu_t + s_t e_t`, that starts from the
 last context step, so that windows stitch without a seam; a dilated causal network (Oord et al. 2016) of the context,
-the conditions and noise at several half-lives sets `mu_t` and `s_t`. All channels of all products pass through one
-network, which is how their dependence is learned. A convolution is a product with the concatenated taps: every kernel
-is one matrix, which spectral normalisation (Miyato et al. 2018) divides by its largest singular value.
+the conditions, `e` up to t and noise at several half-lives sets `mu_t` and `s_t`. All channels of all products pass
+through one network, which is how their dependence is learned. A convolution is a product with the concatenated taps:
+every kernel is one matrix, which spectral normalisation (Miyato et al. 2018) divides by its largest singular value.
 """
 
 from typing import Any
@@ -64,12 +64,13 @@ class GeneratorNetwork(nn.Module):
         `condition` float32[F]."""
         n_steps, (n_context, n_channels) = len(noise) - 1, context.shape
         noise, latent = noise[:, :n_channels], coloured(noise[:, n_channels:])
+        drive = jnp.concatenate([noise[1:], latent], -1)
         context = context * present
         seen = jnp.concatenate([context, jnp.full((n_context, 1), present)], -1)
         x = jnp.concatenate(
             [
                 jnp.pad(seen, ((0, n_steps), (0, 0))),
-                jnp.pad(latent, ((n_context, 0), (0, 0))),
+                jnp.pad(drive, ((n_context, 0), (0, 0))),
             ],
             -1,
         )

@@ -28,6 +28,9 @@ HALF_LIFE = 16.0
 """Half-life of the trailing volatility [steps]."""
 
 _DECAY = 0.5 ** (1.0 / HALF_LIFE)
+_LATTICE = 1 / 3
+"""Variance of the noise that spreads a move over the two half ticks between allowed ones [half ticks squared]."""
+
 _LARGEST_UNIT = float(2**20)
 _LARGEST_MID = 2**27
 _FEWEST_STEPS = 64
@@ -58,7 +61,7 @@ class Representation:
 
     marginals: Marginals  # of the channels, then of the move where it is odd
     long_run: jax.Array  # float32[P] half ticks squared, mean squared move
-    clustering: jax.Array  # float32[P] slope of a squared move on its trailing mean, 0 (none) to 0.95
+    clustering: jax.Array  # float32[P] how far the scale follows the trailing variance, 0 (not at all) to 0.95
     scale_bounds: jax.Array  # float32[2, P] half ticks, the least and largest trailing volatility
     mid_bounds: jax.Array  # int32[2, P] half ticks, where generated prices stop
     regime_edges: jax.Array  # float32[P, N_REGIMES-1] half ticks squared, quantiles of the trailing variance
@@ -78,7 +81,7 @@ class Representation:
         As an expectation it keeps generated moves stationary with the training part's mean square; moves divided by
         the trailing mean alone would feed back on themselves, and their variance dies out or explodes (Nelson 1990).
         """
-        expected = self.long_run + self.clustering * (variance - self.long_run)
+        expected = self.long_run + self.clustering * (variance - self.long_run) + _LATTICE
         return jnp.clip(jnp.sqrt(expected), self.scale_bounds[0], self.scale_bounds[1])
 
     def regime(self, variance: jax.Array) -> jax.Array:
@@ -119,10 +122,11 @@ def fit(training: MarketData) -> Representation:
     long_run = np.maximum(np.mean(moves**2, 0), 0.25).astype(np.float32)
     variance = _trailing_variance(parts.move, joined, long_run)
     trailing = variance[joined].astype(np.float64)
-    clustering = _slope(moves**2, trailing)
+    # A coarse lattice does not stretch: there, rescaled moves would be rounded up more than down.
+    clustering = _slope(moves**2, trailing) * long_run / (long_run + 12 * _LATTICE)
     regime_edges = np.quantile(trailing, np.arange(1, N_REGIMES) / N_REGIMES, axis=0).T
     typical = np.quantile(trailing, (np.arange(N_REGIMES) + 0.5) / N_REGIMES, axis=0).T
-    scale = np.sqrt(long_run + clustering * (trailing - long_run))
+    scale = np.sqrt(long_run + clustering * (trailing - long_run) + _LATTICE)
     scale_bounds = np.stack([scale.min(0), scale.max(0)])
     mid = np.asarray(training.double_mid).astype(np.int64)
     low, high = mid.min(0), mid.max(0)

@@ -46,15 +46,15 @@ class GanConfig:
     """Noise channels for each of four half-lives."""
     batch: int = struct.field(default=32, pytree_node=False)
     """Windows in a batch."""
-    critic_steps: int = struct.field(default=3, pytree_node=False)
+    critic_steps: int = struct.field(default=5, pytree_node=False)
     """Critic updates for each generator update."""
     steps_per_chunk: int = struct.field(default=20, pytree_node=False)
     """Generator updates in one call of `update`."""
     chunks: int = struct.field(default=20, pytree_node=False)
     """Calls of `update` in a whole training."""
-    generator_rate: float = 1e-3
+    generator_rate: float = 1e-4
     """Adam's step for the generator."""
-    critic_rate: float = 2e-3
+    critic_rate: float = 1e-3
     """Adam's step for the critic."""
     penalty: float = 10.0
     """Weight of the gradient penalty."""

@@ -1,0 +1,177 @@
+"""Books to channels and back: exact on real windows, valid on anything, fitted on the training part."""
+
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marljax.data.clean import clean
+from marljax.data.readers import read
+from marljax.data.schema import InputError, MarketData
+from marljax.generative.books import cut_windows, decompose, market_data
+from marljax.generative.quality import hill_index
+from marljax.generative.representation import Anchor, Representation, channel_names, decode, encode, fit
+from tests.reference.generative import BOOK_FIELDS, toy_market
+
+REAL = Path(__file__).parents[3] / "shared/data"
+
+
+def decoded(representation: Representation, channels, anchor: Anchor) -> MarketData:
+    """Books of channels, the schema's invariants checked."""
+    parts, double_mid, _ = jax.jit(decode)(representation, channels, anchor)
+    books = market_data(
+        parts,
+        double_mid,
+        seconds=np.arange(len(channels)),
+        session=np.zeros(len(channels), int),
+        products=representation.products,
+        origin="synthetic",
+    )
+    arrays = {k: v for k, v in vars(books).items() if k not in ("products", "origin")}
+    return MarketData.build(products=books.products, origin=books.origin, **arrays)
+
+
+def assert_round_trip(representation: Representation, data: MarketData, seed: int | None, length: int) -> None:
+    encoded = encode(representation, data, seed)
+    starts = cut_windows(data, length, length)
+    assert len(starts) >= 2
+    for start in starts:
+        window = slice(start, start + length)
+        anchor = Anchor(encoded.double_mid[start - 1], encoded.variance[start])
+        books = decoded(representation, encoded.channels[window], anchor)
+        for field in BOOK_FIELDS:
+            np.testing.assert_array_equal(getattr(books, field), getattr(data, field)[window], err_msg=field)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize(("n_products", "n_levels"), [(1, 1), (3, 4)])
+def test_unseen_windows_round_trip_exactly(n_products, n_levels, seed):
+    train = toy_market(0, n_products=n_products, n_levels=n_levels, clustering=0.95)
+    unseen = toy_market(1, n_products=n_products, n_levels=n_levels, clustering=0.95, scale=40.0, invalid=0.01)
+    assert_round_trip(fit(train), unseen, seed, 40)
+
+
+def test_sizes_of_a_hundred_thousand_lots_round_trip_exactly():
+    data = toy_market(2)
+    sizes = np.random.default_rng(0).integers(1, 100_000, (2, *data.bid_size.shape))
+    large = data.replace(bid_size=jnp.asarray(sizes[0]), ask_size=jnp.asarray(sizes[1]))
+    assert_round_trip(fit(large), large, 5, 200)
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("prosperity", "prosperity/p2/round3/prices_round_3_day_0.csv.gz"),
+        ("prosperity", "prosperity/p3/round7"),
+        ("lobster", "lobster/LOBSTER_SampleFile_GOOG_2012-06-21_10.zip"),
+    ],
+)
+def test_real_books_round_trip_exactly(source, path):
+    if not (REAL / path).exists():
+        pytest.skip(f"{REAL / path} is not on this machine")
+    data, _ = clean(read(source, [REAL / path]))
+    half = data.n_steps // 2
+    assert_round_trip(fit(data.rows(0, half)), data.rows(half, data.n_steps), None, 500)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    spread=st.sampled_from([0.1, 1.0, 10.0, 1e3, 1e30]),
+    hostile=st.sampled_from([0.0, np.nan, np.inf, -np.inf]),
+    n_levels=st.sampled_from([1, 3]),
+)
+def test_any_channels_decode_to_valid_books(seed, spread, hostile, n_levels):
+    representation = fit(toy_market(0, n_levels=n_levels))
+    rng = np.random.default_rng(seed)
+    channels = rng.standard_normal((60, 2, representation.n_channels)).astype(np.float32) * np.float32(spread)
+    channels[rng.random(channels.shape) < 0.1] = hostile
+    books = decoded(representation, jnp.asarray(channels), Anchor(jnp.array([40_001, 2]), jnp.array([30.0, 1e9])))
+    chex.assert_tree_all_finite([getattr(books, f) for f in BOOK_FIELDS])
+    assert (np.asarray(books.bid_price)[..., 0] >= 1).all()
+    absent = np.asarray(books.bid_size)[..., :-1] == 0
+    assert (np.asarray(books.bid_size)[..., 1:][absent] == 0).all()
+
+
+def test_training_scores_are_standard_normal():
+    data = toy_market(0, n_steps=4000)
+    encoded = encode(fit(data), data, seed=1)
+    scores = np.asarray(encoded.channels)[np.asarray(encoded.joined)]
+    for p, c in np.ndindex(scores.shape[1:]):
+        assert scipy.stats.kstest(scores[:, p, c], "norm").statistic < 0.025, channel_names(3)[c]
+
+
+def test_gaussian_scores_decode_to_the_training_tails():
+    data = toy_market(0, n_steps=6000, tail=3.0)
+    representation = fit(data)
+    scores = jax.random.normal(jax.random.key(0), (6000, 2, representation.n_channels))
+    books = decoded(representation, scores, Anchor(data.double_mid[0], representation.long_run))
+    real, drawn = (np.asarray(decompose(x)[0].move, float)[1:] for x in (data, books))
+    for p in range(2):
+        assert abs(hill_index(real[:, p]) - hill_index(drawn[:, p])) < 0.5
+        assert scipy.stats.ks_2samp(real[:, p], drawn[:, p]).statistic < 0.03
+        assert scipy.stats.kurtosis(drawn[:, p]) > 3
+
+
+@pytest.mark.parametrize("scale", [1.0, 6.0, 30.0])
+def test_generated_moves_keep_their_mean_square(scale):
+    data = toy_market(0, n_steps=6000, clustering=0.97, tail=8.0, scale=scale)
+    representation = fit(data)
+    scores = jax.random.normal(jax.random.key(1), (20_000, 2, representation.n_channels))
+    moves = decompose(decoded(representation, scores, Anchor(data.double_mid[0], representation.long_run)))[0].move
+    ratio = np.asarray(moves, float)[1:].std(0) / np.sqrt(np.asarray(representation.long_run))
+    np.testing.assert_allclose(ratio, 1.0, atol=0.25)
+
+
+def test_volatility_clusters_by_the_decoder_alone():
+    data = toy_market(0, n_steps=6000, clustering=0.97, tail=8.0)
+    representation = fit(data)
+    scores = jax.random.normal(jax.random.key(1), (6000, 2, representation.n_channels))
+    moves = decompose(decoded(representation, scores, Anchor(data.double_mid[0], representation.long_run)))[0].move
+    size = np.abs(np.asarray(moves, float)[1:, 0])
+    assert np.corrcoef(size[1:], size[:-1])[0, 1] > 0.1
+
+
+def test_windows_stay_within_sessions_and_observed_stretches():
+    data = toy_market(0, n_sessions=3, invalid=0.02)
+    starts = cut_windows(data, 10, 3)
+    valid, session = np.asarray(data.valid).all(1), np.asarray(data.session)
+    assert len(starts) > 50
+    for start in starts:
+        assert valid[start - 1 : start + 10].all()
+        assert len(set(session[start - 1 : start + 10])) == 1
+    everywhere = [s for s in range(1, 1191) if valid[s - 1 : s + 10].all() and session[s - 1] == session[s + 9]]
+    assert set(starts) <= set(everywhere)
+    assert cut_windows(data, 10, 1).tolist() == everywhere
+
+
+def test_channels_do_not_see_the_future():
+    data = toy_market(0)
+    other = jax.tree.map(lambda x, y: jnp.concatenate([x[:700], y[700:]]), data, toy_market(1))
+    representation = fit(data)
+    one, two = encode(representation, data), encode(representation, other)
+    chex.assert_trees_all_equal(one.channels[:700], two.channels[:700])
+    chex.assert_trees_all_equal(one.variance[:700], two.variance[:700])
+    assert not np.array_equal(one.channels[700:], two.channels[700:])
+
+
+def test_regimes_split_the_training_part_into_thirds():
+    data = toy_market(0, clustering=0.97)
+    representation = fit(data)
+    regime = np.asarray(representation.regime(encode(representation, data).variance))
+    share = np.stack([(regime == k).mean(0) for k in range(3)])
+    np.testing.assert_allclose(share, 1 / 3, atol=0.03)
+
+
+def test_a_part_that_is_too_short_or_another_market_is_refused():
+    with pytest.raises(InputError, match="at least 64"):
+        fit(toy_market(0, n_steps=60))
+    with pytest.raises(InputError, match="not those the representation was fitted on"):
+        encode(fit(toy_market(0)), toy_market(0, n_levels=2))
+    with pytest.raises(InputError, match="positive length"):
+        cut_windows(toy_market(0), 0, 1)

@@ -1,0 +1,167 @@
+"""Training: the penalty's formula, determinism, exact resumption, divergence, and that it learns."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marljax.data.schema import InputError
+from marljax.generative import wgan_gp
+from marljax.generative.networks import spectrally_normalised
+from marljax.generative.representation import fit
+from marljax.generative.stitching import generate_sessions, make_generator
+from marljax.generative.wgan_gp import GanConfig, gradient_penalty, init, make_dataset, update
+from tests.reference.generative import toy_market
+
+SMALL = GanConfig(window=16, context=8, stride=2, hidden=16, latents=1, batch=32, steps_per_chunk=5, chunks=2)
+
+
+@functools.cache
+def small():
+    data = toy_market(0, n_products=2, n_levels=1)
+    representation = fit(data)
+    return representation, *make_dataset(representation, data, SMALL, 0)
+
+
+def fresh(config: GanConfig = SMALL, seed: int = 0):
+    return init(jax.random.key(seed), small()[1], config)
+
+
+def host(state):
+    """Every leaf on the host, keys as their words."""
+    return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+
+
+def test_gradient_penalty_matches_finite_differences():
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((12, 5))
+
+    def score(x: np.ndarray, module=np):
+        return module.sum(module.tanh(x.reshape(-1) @ weights) * module.arange(1.0, 6.0))
+
+    real, fake, mix = rng.standard_normal((4, 3, 4)), rng.standard_normal((4, 3, 4)), rng.random(4)
+    expected = []
+    for x, y, share in zip(real, fake, mix, strict=True):
+        at = share * x + (1 - share) * y
+        slope = np.zeros(at.shape)
+        for i in np.ndindex(at.shape):
+            step = np.zeros(at.shape)
+            step[i] = 1e-5
+            slope[i] = (score(at + step) - score(at - step)) / 2e-5
+        expected.append((np.linalg.norm(slope) - 1) ** 2)
+    given = gradient_penalty(lambda i, x: score(x, jnp), *map(jnp.float32, (real, fake, mix)))
+    np.testing.assert_allclose(given, np.mean(expected), rtol=1e-3)
+
+
+def test_gradient_penalty_is_zero_for_a_critic_of_slope_one():
+    direction = jnp.full(9, 1 / 3)
+    real, fake = jnp.zeros((5, 9)), jnp.ones((5, 9))
+    assert gradient_penalty(lambda i, x: x @ direction, real, fake, jnp.linspace(0, 1, 5)) < 1e-10
+
+
+def test_one_seed_gives_one_training_and_another_seed_another():
+    one, two, other = (update(fresh(seed=s), small()[1]) for s in (0, 0, 1))
+    chex.assert_trees_all_equal(host(one[0]), host(two[0]))
+    chex.assert_trees_all_equal(one[1], two[1])
+    assert one[1]["wasserstein"] != other[1]["wasserstein"]
+
+
+def test_resuming_from_the_host_is_bit_exact():
+    dataset = small()[1]
+    undisturbed = update(update(fresh(), dataset)[0], dataset)[0]
+    saved = host(update(fresh(), dataset)[0])
+    restored = jax.tree.map(jnp.asarray, saved)
+    restored = restored.replace(key=jax.random.wrap_key_data(restored.key))
+    chex.assert_trees_all_equal(host(update(restored, dataset)[0]), host(undisturbed))
+
+
+def test_every_kernel_of_a_trained_critic_stays_normalised():
+    state = update(fresh(), small()[1])[0]
+    for kernel in jax.tree.leaves(spectrally_normalised(state.critic, state.singular)):
+        if kernel.ndim == 2:
+            assert abs(np.linalg.svd(kernel, compute_uv=False)[0] - 1) < 0.05
+
+
+def test_divergence_keeps_the_last_good_state_and_says_so():
+    dataset = small()[1]
+    good = update(fresh(), dataset)[0]
+    before = host(good)
+    broken = good.replace(config=good.config.replace(penalty=jnp.float32(jnp.nan)))
+    after, metrics = update(broken, dataset)
+    assert metrics["diverged"] == 1
+    for field in ("generator", "critic", "generator_average", "singular", "critic_optimiser", "step", "key"):
+        chex.assert_trees_all_equal(getattr(host(after), field), getattr(before, field))
+    healed = after.replace(config=after.config.replace(penalty=jnp.float32(10.0)))
+    final, metrics = update(healed, dataset)
+    assert metrics["diverged"] == 1
+    assert final.step == before.step
+
+
+def test_metrics_are_finite_scalars_of_a_healthy_chunk():
+    state, metrics = update(fresh(), small()[1])
+    assert metrics["diverged"] == 0
+    assert state.step == SMALL.steps_per_chunk
+    for value in metrics.values():
+        assert value.shape == ()
+        assert jnp.isfinite(value)
+
+
+def test_update_traces_once_whatever_the_rates():
+    chex.clear_trace_counter()
+    traced = jax.jit(chex.assert_max_traces(update.__wrapped__, n=1))
+    state = fresh()
+    for rate in (1e-4, 1e-3):
+        state = state.replace(config=state.config.replace(generator_rate=jnp.float32(rate)))
+        state, _ = traced(state, small()[1])
+    assert state.step == 2 * SMALL.steps_per_chunk
+
+
+def test_data_without_a_whole_window_and_synthetic_data_are_refused():
+    data = toy_market(0, n_levels=1)
+    representation = small()[0]
+    with pytest.raises(InputError, match="no unbroken stretch"):
+        make_dataset(representation, data.rows(0, 20), SMALL, 0)
+    with pytest.raises(InputError, match="synthetic data"):
+        make_dataset(representation, data.replace(origin="synthetic"), SMALL, 0)
+
+
+def lead(data) -> float:
+    """How far product 0's move foretells product 1's next one."""
+    one, two = (np.diff(np.asarray(data.double_mid)[:, p].astype(float)) for p in (0, 1))
+    bound = [np.quantile(np.abs(x), 0.99) for x in (one, two)]
+    one, two = (np.clip(x, -b, b) for x, b in zip((one, two), bound, strict=True))
+    return float(np.corrcoef(one[:-1], two[1:])[0, 1])
+
+
+def test_training_learns_that_one_product_leads_the_other():
+    """The initial generator is the best diagonal autoregression, which knows no lead: training has to find it."""
+    data = toy_market(0, n_steps=3000, n_levels=1, lead=0.9, n_sessions=1)
+    representation = fit(data)
+    config = dataclasses.replace(SMALL, steps_per_chunk=100, generator_rate=1e-3, critic_rate=2e-3)
+    dataset, encoded = make_dataset(representation, data, config, 0)
+    state = init(jax.random.key(0), dataset, config)
+
+    def drawn() -> float:
+        generator = make_generator(state, representation, dataset, encoded)
+        return lead(generate_sessions(generator, jax.random.key(1), 1, 3000))
+
+    untrained = drawn()
+    for _ in range(4):
+        state, metrics = update(state, dataset)
+    assert metrics["diverged"] == 0
+    assert lead(data) > 0.8
+    assert abs(untrained) < 0.1
+    assert drawn() > 0.4
+
+
+@pytest.mark.nightly
+def test_seeds_train_side_by_side():
+    keys = jax.random.split(jax.random.key(0), 2)
+    states, metrics = jax.jit(jax.vmap(lambda k: wgan_gp.train(k, small()[1], SMALL)))(keys)
+    assert metrics["wasserstein"].shape == (2, SMALL.chunks)
+    assert states.step.tolist() == [SMALL.chunks * SMALL.steps_per_chunk] * 2
+    assert len(set(metrics["wasserstein"][:, -1].tolist())) == 2
