@@ -93,21 +93,22 @@ class GeneratorNetwork(nn.Module):
 
 
 class CriticNetwork(nn.Module):
-    """How real a window looks in its context and conditions. One window; callers vmap."""
+    """How real a window looks behind its context and under its conditions. One window; callers vmap."""
 
     hidden: int
+    n_context: int
     n_moves: int  # the first channels of each product's block are moves: P of them
 
     @nn.compact
-    def __call__(self, window: jax.Array, context: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
-        """float32[]. `window` float32[W, C], `context` float32[L, C], `present` float32[], `condition` float32[F]."""
-        context = context * present
-        scores = jnp.concatenate([context, window])
+    def __call__(self, scores: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
+        """float32[]. `scores` float32[L+W, C], the context first, `present` float32[] 0 where it is hidden else 1,
+        `condition` float32[F]."""
+        is_window = jnp.arange(len(scores))[:, None] >= self.n_context
+        known = jnp.where(is_window, 1.0, present)
+        scores = scores * known
         moves = scores.reshape(len(scores), self.n_moves, -1)[..., 0]
         # Shown levels as well as moves, the critic need not learn to integrate.
         levels = jnp.cumsum(moves, 0) / jnp.sqrt(len(scores))
-        is_window = jnp.arange(len(scores))[:, None] >= len(context)
-        known = jnp.where(is_window, 1.0, present)
         x = jnp.concatenate([scores, levels, is_window.astype(scores.dtype), known], -1)
         x = nn.Dense(self.hidden)(x) + nn.Dense(self.hidden)(condition)
         for width in (1, 2, 2):

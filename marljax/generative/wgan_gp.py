@@ -105,11 +105,10 @@ class GanState:
 class Batch:
     """B windows with their contexts; P products of C channels are one axis."""
 
-    window: jax.Array  # float32[B, W, P*C]
-    context: jax.Array  # float32[B, L, P*C]
+    scores: jax.Array  # float32[B, L+W, P*C] context, then window
     present: jax.Array  # float32[B] 0 where the context is hidden
     condition: jax.Array  # float32[B, F]
-    noise: jax.Array  # float32[B, W+1, N] standard normal, for the generator
+    noise: jax.Array  # float32[B, 2, W+1, N] standard normal, for two windows of the generator
     mix: jax.Array  # float32[B] uniform, for the gradient penalty
 
 
@@ -118,7 +117,7 @@ class Draw:
     """All random numbers of a batch in two arrays: few large draws compile and run faster than many small ones."""
 
     uniform: jax.Array  # float32[B, 4]
-    normal: jax.Array  # float32[B, W+1, N]
+    normal: jax.Array  # float32[B, 2, W+1, N]
 
 
 def make_dataset(
@@ -159,7 +158,7 @@ def _linear_dynamics(encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
 
 def networks(config: GanConfig, n_products: int) -> tuple[GeneratorNetwork, CriticNetwork]:
     """The two networks of a configuration."""
-    return GeneratorNetwork(config.hidden, config.latents), CriticNetwork(config.hidden, n_products)
+    return GeneratorNetwork(config.hidden, config.latents), CriticNetwork(config.hidden, config.context, n_products)
 
 
 def condition_features(regime: jax.Array, clock: jax.Array) -> jax.Array:
@@ -178,11 +177,12 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
     generator_network, critic_network = networks(config, dataset.channels.shape[1])
     batch = sample_batch(jax.tree.map(lambda x: x[0], _draw(draw_key, dataset, config)), dataset, config)
     first = jax.tree.map(lambda x: x[0], batch)
-    inputs = (first.context, first.present, first.condition)
-    generator = generator_network.init(generator_key, first.noise, *inputs)["params"]
+    inputs = (first.present, first.condition)
+    context = first.scores[: config.context]
+    generator = generator_network.init(generator_key, first.noise[0], context, *inputs)["params"]
     # Training begins from the best diagonal autoregression with correlated noise, and learns what that lacks.
     generator = generator | {"persistence": jnp.arctanh(dataset.persistence), "mixing": dataset.mixing}
-    critic = critic_network.init(critic_key, first.window, *inputs)["params"]
+    critic = critic_network.init(critic_key, first.scores, *inputs)["params"]
     return GanState(
         config=jax.tree.map(jnp.float32, config),
         generator=generator,
@@ -228,8 +228,7 @@ def sample_batch(draw: Draw, dataset: Dataset, config: GanConfig) -> Batch:
     first = starts + config.context
     clock = dataset.clock[first] + config.clock_jitter * (2 * jitter - 1)
     return Batch(
-        window=rows[:, config.context :],
-        context=rows[:, : config.context],
+        scores=rows,
         present=(hide >= config.context_dropout).astype(jnp.float32),
         condition=jax.vmap(condition_features)(dataset.regime[first], clock),
         noise=draw.normal,
@@ -254,7 +253,7 @@ def _draw(key: jax.Array, dataset: Dataset, config: GanConfig) -> Draw:
     """Random numbers for the critic's batches and one of the generator, leading axis `critic_steps + 1`."""
     uniform_key, normal_key = jax.random.split(key)
     n_batches, n_channels = config.critic_steps + 1, dataset.channels.shape[1] * dataset.channels.shape[2]
-    noise = (config.window + 1, noise_width(config.latents, n_channels))
+    noise = (2, config.window + 1, noise_width(config.latents, n_channels))
     return Draw(
         uniform=jax.random.uniform(uniform_key, (n_batches, config.batch, 4)),
         normal=jax.random.normal(normal_key, (n_batches, config.batch, *noise)),
@@ -275,19 +274,19 @@ def _critic_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanStat
     config = state.config
     batch = sample_batch(draw, dataset, config)
     generator_network, network = networks(config, dataset.channels.shape[1])
-    fake = _generate(generator_network, state.generator, batch)
+    fake = _generate(generator_network, state.generator, batch, config.context)
     singular = power_iteration(state.critic, state.singular, 1)
 
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
         bounded = {"params": spectrally_normalised(params, singular)}
 
-        def score(i: jax.Array, window: jax.Array) -> Any:
-            return network.apply(bounded, window, batch.context[i], batch.present[i], batch.condition[i])
+        def score(i: jax.Array, scores: jax.Array) -> Any:
+            return network.apply(bounded, scores, batch.present[i], batch.condition[i])
 
         rows = jnp.tile(jnp.arange(config.batch), 2)
-        real_scores, fake_scores = jnp.split(jax.vmap(score)(rows, jnp.concatenate([batch.window, fake])), 2)
+        real_scores, fake_scores = jnp.split(jax.vmap(score)(rows, jnp.concatenate([batch.scores, fake])), 2)
         distance = jnp.mean(real_scores) - jnp.mean(fake_scores)
-        penalty = gradient_penalty(score, batch.window, fake, batch.mix)
+        penalty = gradient_penalty(score, batch.scores, fake, batch.mix)
         return config.penalty * penalty - distance, {"wasserstein": distance, "gradient_penalty": penalty}
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.critic)
@@ -304,8 +303,8 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
     bounded = {"params": spectrally_normalised(state.critic, state.singular)}
 
     def loss(params: Any) -> jax.Array:
-        fake = _generate(generator_network, params, batch)
-        scores: Any = jax.vmap(partial(network.apply, bounded))(fake, batch.context, batch.present, batch.condition)
+        fake = _generate(generator_network, params, batch, config.context)
+        scores: Any = jax.vmap(partial(network.apply, bounded))(fake, batch.present, batch.condition)
         return -jnp.mean(scores)
 
     value, gradient = jax.value_and_grad(loss)(state.generator)
@@ -320,11 +319,22 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
     return state, {"generator_loss": value, "generator_gradient": optax.tree.norm(gradient)}
 
 
-def _generate(network: GeneratorNetwork, params: Any, batch: Batch) -> Any:
-    """float32[B, W, P*C] one window for every row of the batch."""
-    return jax.vmap(partial(network.apply, {"params": params}))(
-        batch.noise, batch.context, batch.present, batch.condition
-    )
+def _generate(network: GeneratorNetwork, params: Any, batch: Batch, n_context: int) -> Any:
+    """float32[B, L+W, P*C] for every row of the batch a context and a window, as the critic sees them.
+
+    The window follows a context that the generator drew itself, after the real one: trained on real contexts alone, it
+    would drift away when sessions are stitched. Where the context is hidden, the window is the session's first.
+    """
+
+    def one(noise: jax.Array, scores: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
+        draw = partial(network.apply, {"params": params})
+        context = scores[:n_context]
+        first: Any = draw(noise[0], context, present, condition)
+        own = jnp.concatenate([context, first])[-n_context:]
+        second: Any = draw(noise[1], own, jnp.float32(1.0), condition)
+        return jnp.where(present > 0, jnp.concatenate([own, second]), jnp.concatenate([context, first]))
+
+    return jax.vmap(one)(batch.noise, batch.scores, batch.present, batch.condition)
 
 
 def _adam(rate: float | jax.Array) -> optax.GradientTransformation:

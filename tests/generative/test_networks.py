@@ -61,9 +61,8 @@ def test_coloured_noise_is_standard_and_has_the_stated_half_lives():
 
 def test_every_critic_kernel_has_largest_singular_value_one():
     key = jax.random.key(2)
-    network = CriticNetwork(24, 3)
-    _, context, present, condition = inputs(key)
-    params = network.init(key, jnp.zeros((STEPS, CHANNELS)), context, present, condition)["params"]
+    network = CriticNetwork(24, CONTEXT, 3)
+    params = network.init(key, jnp.zeros((CONTEXT + STEPS, CHANNELS)), jnp.float32(1.0), jnp.ones(5))["params"]
     vectors = power_iteration(params, initial_singular_vectors(params), 50)
     bounded = spectrally_normalised(params, vectors)
     kernels = [x for x in jax.tree.leaves(bounded) if x.ndim == 2]

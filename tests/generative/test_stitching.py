@@ -54,8 +54,12 @@ def test_many_sessions_are_one_vmapped_call():
     conditions = draw_conditions(generator, jax.random.key(1), 5, 20)
     keys = jax.random.split(jax.random.key(2), 5)
     chex.clear_trace_counter()
-    traced = chex.assert_max_traces(functools.partial(generate.__wrapped__, n_steps=20), n=1)
-    many = jax.jit(jax.vmap(traced, in_axes=(None, 0, 0)))
+
+    @chex.assert_max_traces(n=1)
+    def draw(generator, key, condition):
+        return generate(generator, key, condition, 20)
+
+    many = jax.jit(jax.vmap(draw, in_axes=(None, 0, 0)))
     books = many(generator, keys, conditions)
     many(generator, keys[::-1], conditions)
     assert books.bid_price.shape == (5, 20, 2, 2)
