@@ -72,8 +72,6 @@ def _prices(asked: jax.Array, region: Region, *, limit_turnover: bool) -> _Price
 
     gross_held = gross(region.held)
     most_joint = 0.5 * (region.turnover + region.gross - gross_held)
-    # Where turnover is just what gross exposure forces, this is zero but for rounding, which must not free a product.
-    most_joint = jnp.where(most_joint > tolerance(region.turnover), most_joint, 0.0)
     most_opposed = 0.5 * (region.turnover - region.gross + gross_held)
 
     def joint_part(weights: jax.Array) -> jax.Array:

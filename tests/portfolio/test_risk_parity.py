@@ -72,6 +72,15 @@ def test_equals_the_oracle_for_many_products(n, condition):
     np.testing.assert_allclose(_solve(covariance, budget), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_budgets_may_differ_a_thousandfold(seed):
+    rng = np.random.default_rng(seed)
+    covariance = reference.random_correlation(rng, 60, 1e4).astype(np.float32)
+    budget = np.geomspace(1, 1e-3, 60)[rng.permutation(60)].astype(np.float32)
+    expected = reference.risk_parity(covariance.astype(np.float64), budget.astype(np.float64))
+    np.testing.assert_allclose(_solve(covariance, budget), expected, atol=1e-5)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("n", [10, 100, 500])
 def test_equals_skfolio_for_random_covariances(n):
