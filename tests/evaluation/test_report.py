@@ -1,7 +1,7 @@
+"""The report: what it says, in which words, and what it says where a stage is missing."""
+
 import dataclasses
-import importlib.util
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +9,7 @@ import pytest
 from marljax.evaluation import figure_style, findings
 from marljax.evaluation.report import render
 from marljax.evaluation.report_inputs import Cleaning
-
-_spec = importlib.util.spec_from_file_location("report_examples", Path(__file__).with_name("report_examples.py"))
-report_examples = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(report_examples)
-example = report_examples.example
+from tests.reference.report_examples import example
 
 STAGES = ("cleaning", "overview", "generator", "learning", "selection", "backtest", "allocation")
 

@@ -1,0 +1,246 @@
+"""The main job as a user runs it: a process, its exit code, what it prints and what it leaves behind."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.reference.browser import CHROMIUM, problems, seen_by_browser
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--preset=smoke",
+    "--generator.chunks=2",
+    "--generator.steps-per-chunk=2",
+    "--synthetic.sessions=4",
+    "--agents.seeds=1",
+    "--agents.episode-steps=32",
+    "--agents.ppo-chunks=3",
+    "--agents.ppo.n-envs=4",
+    "--agents.ppo.n-steps=32",
+    "--agents.sac-chunks=2",
+    "--agents.sac.n-iterations=8",
+    "--agents.sac.batch-size=32",
+    "--meta.chunks=2",
+    "--meta.ppo.n-envs=2",
+    "--meta.ppo.n-steps=8",
+    "--meta.episode-blocks=4",
+    "--allocation.rows-per-block=10",
+    "--backtest.resamples=100",
+]
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory) -> Path:
+    """Two products and the first 400 rows of three days of the embedded sample, gzip and plain."""
+    folder = tmp_path_factory.mktemp("books")
+    sample = ROOT / "data" / "sample"
+    for day in range(3):
+        with gzip.open(sample / f"prices_sample_day_{day}.csv.gz", "rt") as file:
+            lines = file.read().splitlines()
+        kept = [line for line in lines[1:2001] if line.split(";")[2] in ("ALDER", "GROVE")]
+        (folder / f"prices_sample_day_{day}.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+    described = json.loads((sample / "products.json").read_text())
+    described["products"] = [p for p in described["products"] if p["name"] in ("ALDER", "GROVE")]
+    (folder / "products.json").write_text(json.dumps(described))
+    return folder
+
+
+def command(run_dir: Path, books: Path | None, *flags: str) -> list[str]:
+    data = [] if books is None else ["--data.source=prosperity", "--data.path", str(books)]
+    return [sys.executable, str(ROOT / "experiments" / "pipeline.py"), *TINY, f"--run-dir={run_dir}", *data, *flags]
+
+
+def run(run_dir: Path, books: Path | None, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(run_dir, books, *flags), capture_output=True, text=True, timeout=600, check=False)
+
+
+def numbers(run_dir: Path) -> dict:
+    """summary.json without its timings."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    del summary["stages"]
+    return summary
+
+
+@pytest.fixture(scope="module")
+def finished(books, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    result = run(folder, books)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_a_run_leaves_everything_the_contract_names(finished):
+    for name in ("config.json", "provenance.json", "summary.json", "metrics.jsonl", "trials.jsonl", "report.html"):
+        assert (finished / name).stat().st_size > 0, name
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["simulated"] is True
+    assert summary["source"] == "prosperity"
+    assert set(summary["stages"]) == {"data", "features", "generator", "agents", "meta", "backtest"}
+    assert set(summary["selection"]) == {"ALDER", "GROVE"}
+    assert {"equal_weight", "buy_and_hold", "risk_parity", "no_trade"} <= summary["differences"].keys()
+    for strategy, metrics in summary["backtest"].items():
+        assert metrics.keys() >= {"cagr", "volatility", "sharpe", "sortino", "calmar", "max_drawdown", "turnover"}
+        assert all(isinstance(value, float) for value in metrics.values()), strategy
+    for difference in summary["differences"].values():
+        low, _, high = difference["sharpe"]
+        assert (difference["verdict"] == "established") == (low > 0 or high < 0)
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in rows] == ["generator"] * 2 + ["ppo"] * 3 + ["sac"] * 2 + ["meta"] * 2
+    files = json.loads((finished / "provenance.json").read_text())["files"]
+    assert len(files) == 3
+    assert all(len(file["sha256"]) == 64 for file in files)
+
+
+def test_costs_in_the_summary_add_up(finished):
+    for products in json.loads((finished / "summary.json").read_text())["costs"].values():
+        for item in products.values():
+            costs = item["slippage"] + item["latency"] + item["impact"] + item["fees"]
+            assert item["gross"] - costs == pytest.approx(item["net"], abs=0.05)
+
+
+def test_the_parts_do_not_overlap_and_the_test_part_comes_last(finished):
+    split = json.loads((finished / "summary.json").read_text())["split"]
+    assert split["train"][1] <= split["validation"][0]
+    assert split["validation"][1] <= split["test"][0]
+
+
+def test_two_runs_with_one_seed_agree_and_with_two_seeds_do_not(finished, books, tmp_path):
+    again, other = tmp_path / "again", tmp_path / "other"
+    assert run(again, books).returncode == 0
+    assert numbers(again) == numbers(finished)
+    assert (again / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    assert run(other, books, "--seed=1").returncode == 0
+    assert numbers(other)["backtest"] != numbers(finished)["backtest"]
+
+
+def test_a_second_run_in_the_folder_computes_nothing(finished, books):
+    before = numbers(finished)
+    result = run(finished, books)
+    assert result.returncode == 0
+    assert "chunk" not in result.stderr
+    stages = json.loads((finished / "summary.json").read_text())["stages"]
+    assert all(stage["cached"] for stage in stages.values())
+    assert numbers(finished) == before
+
+
+def interrupt(run_dir: Path, books: Path, when: str, number: signal.Signals) -> int:
+    """Start a run, send the signal as soon as a line of progress contains `when`, and return the exit code."""
+    process = subprocess.Popen(command(run_dir, books), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if when in line:
+            process.send_signal(number)
+            break
+    process.stderr.read()
+    return process.wait(timeout=300)
+
+
+@pytest.mark.parametrize("when", ["[ppo] chunk 2/3", "[meta] chunk 1/2"])
+def test_killed_at_any_moment_a_rerun_ends_with_the_same_numbers(finished, books, tmp_path, when):
+    folder = tmp_path / "run"
+    assert interrupt(folder, books, when, signal.SIGKILL) == -signal.SIGKILL
+    assert not (folder / "summary.json").exists()
+    assert run(folder, books).returncode == 0
+    assert numbers(folder) == numbers(finished)
+    assert (folder / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_ctrl_c_stops_with_a_checkpoint_and_the_same_command_resumes(finished, books, tmp_path):
+    folder = tmp_path / "run"
+    assert interrupt(folder, books, "[ppo] chunk 1/3", signal.SIGINT) == 3
+    result = run(folder, books)
+    assert result.returncode == 0
+    assert "[ppo] resumes after chunk" in result.stderr
+    assert numbers(folder) == numbers(finished)
+
+
+def test_a_stage_can_be_rerun_alone(finished, books):
+    kept = (finished / "summary.json").read_bytes()
+    result = run(finished, books, "--stages", "features")
+    assert result.returncode == 0
+    assert "[features] done" in result.stderr
+    assert "[generator]" not in result.stderr
+    assert (finished / "summary.json").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda text: text.replace(";", ","), ["prices_sample_day_1.csv:1"]),
+        (lambda text: text.replace("bid_volume_1", "volume"), ["prices_sample_day_1.csv:1", "bid_volume_1"]),
+        (lambda text: text.replace(";61.", ";x61.", 1), ["prices_sample_day_1.csv:", "not a number"]),
+        (lambda text: "", ["prices_sample_day_1.csv", "empty"]),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_left_behind(books, tmp_path, spoil, said):
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for file in books.iterdir():
+        text = file.read_text()
+        (folder / file.name).write_text(spoil(text) if file.name == "prices_sample_day_1.csv" else text)
+    result = run(tmp_path / "run", folder)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1 or result.stderr.splitlines()[0].startswith("[data]")
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+    for words in said:
+        assert words in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--agents.sedes=3"], "agents.seeds"),
+        (["--data.source=lobster"], "--data.path"),
+        (["--allocation.leverage=-1"], "leverage"),
+        (["--data.path", "nowhere.csv", "--data.source=table"], "nowhere.csv"),
+        (["--stages", "meat"], "stages"),
+    ],
+)
+def test_a_bad_flag_is_refused_by_name(tmp_path, flags, said):
+    result = run(tmp_path / "run", None, *flags)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
+def test_the_report_opens_in_a_browser_with_every_plot_drawn_and_no_error(finished, tmp_path):
+    seen = seen_by_browser((finished / "report.html").read_text(encoding="utf-8"), tmp_path)
+    assert problems(seen) == []
+    assert len(seen["plots"]) == 9
+
+
+def test_the_manual_names_every_stage_and_unit():
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / "pipeline.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env=os.environ | {"COLUMNS": "120"},
+    )
+    for words in ("--data.source", "--costs.fee-rate", "fraction of notional", "--stages", "generator", "--preset"):
+        assert words in result.stdout
+
+
+@pytest.mark.nightly
+def test_smoke_on_the_embedded_sample_ends_within_ninety_seconds_from_a_cold_cache(tmp_path):
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    start = time.monotonic()
+    subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / "pipeline.py"), "--preset=smoke", f"--run-dir={tmp_path / 'run'}"],
+        check=True,
+        env=environment,
+        capture_output=True,
+    )
+    assert time.monotonic() - start < 90
