@@ -16,7 +16,7 @@ def test_holds_the_last_items_once_full():
 
 def test_samples_uniformly_and_only_what_was_added():
     buffer = ReplayBuffer.empty(jnp.int32(-1), 64).add(jnp.arange(8))
-    counts = np.bincount(np.asarray(buffer.sample(jax.random.key(0), 8000)), minlength=8)
+    counts = np.bincount(np.asarray(buffer.sample(jax.random.bits(jax.random.key(0), 8000))), minlength=8)
     assert len(counts) == 8
     assert np.abs(counts / 1000 - 1).max() < 0.12
 

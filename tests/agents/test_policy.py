@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +7,7 @@ from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO, PPOConfig
 from marljax.agents.sac import SAC, SACConfig
 from tests.reference.learning import gaussian
-from tests.reference.tasks import Target, TargetParams
+from tests.reference.tasks import TARGET, Task
 
 POLICY = TanhGaussianPolicy(2, hidden=(16, 16))
 PARAMS = POLICY.init(jax.random.key(0), 3)
@@ -44,16 +45,16 @@ def test_deterministic_action_ignores_the_key_and_may_be_traced():
 
 
 def test_policies_of_both_algorithms_stack_and_run_under_one_vmap():
-    env, market = Target(), TargetParams(jnp.ones(3))
-    learners = [
-        PPO(env, PPOConfig(n_envs=4, n_steps=4, n_minibatches=2)),
-        SAC(env, SACConfig(n_envs=4, warmup_steps=2, capacity=64)),
-    ]
-    params = [
-        learner.policy_params(learner.init(jax.random.key(i), market)) for i, learner in enumerate(learners)
-    ]
-    policy = learners[0].policy(market)
-    assert policy == learners[1].policy(market)
+    ppo, sac = PPO(Task(), PPOConfig()), SAC(Task(), SACConfig())
+    policy = ppo.policy(TARGET)
+    assert policy == sac.policy(TARGET)
+    runners = [jax.eval_shape(learner.init, jax.random.key(0), TARGET) for learner in (ppo, sac)]
+    shapes = [learner.policy_params(runner) for learner, runner in zip((ppo, sac), runners, strict=True)]
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        *shapes, jax.eval_shape(lambda key: policy.init(key, 3), jax.random.key(0))
+    )
+
+    params = [jax.tree.map(lambda x, i=i: x + 0.1 * i, policy.init(jax.random.key(0), 3)) for i in range(2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
     obs, keys = jnp.ones((2, 3)), jax.random.split(jax.random.key(0))
     together, _ = jax.vmap(lambda p, o, k: policy.apply(p, o, (), k, False))(stacked, obs, keys)

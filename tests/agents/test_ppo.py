@@ -1,0 +1,87 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from marljax.agents.policy import TanhGaussianPolicy
+from marljax.agents.ppo import PPO, Batch, PPOConfig, loss
+from tests.reference import learning
+from tests.reference.tasks import TARGET, Task
+
+POLICY = TanhGaussianPolicy(2, hidden=(8,))
+CONFIG = PPOConfig(value_clip=0.3, entropy_coefficient=0.05)
+LOSS = jax.jit(lambda params, batch: loss(params, POLICY, batch, CONFIG))
+
+
+def parameters(seed):
+    keys = jax.random.split(jax.random.key(seed))
+    perturbed = jax.tree.map(
+        lambda x: x + 0.2 * jax.random.normal(keys[1], x.shape),
+        {"policy": POLICY.init(keys[0], 3), "critic": TanhGaussianPolicy(1, (8,)).init(keys[0], 3)},
+    )
+    return perturbed | {
+        "critic": (*perturbed["critic"][:-1], jax.tree.map(lambda x: x[..., :1], perturbed["critic"][-1]))
+    }
+
+
+def minibatch(params, n=32, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 6)
+    obs, noise = jax.random.normal(keys[0], (n, 3)), jax.random.normal(keys[1], (n, 2))
+    old = POLICY.distribution(params["policy"], obs)
+    pre_tanh = old.pre_tanh(noise)
+    value, advantage, target = jax.random.normal(keys[2], (3, n))
+    return Batch(obs, pre_tanh, noise, old.normal.log_prob(pre_tanh), value, advantage, target)
+
+
+def test_loss_is_that_of_the_loop():
+    batch, params = minibatch(parameters(0)), parameters(1)
+    total, parts = LOSS(params, batch)
+    expected = learning.ppo_loss(
+        params["policy"], params["critic"], {k: np.asarray(v) for k, v in batch._asdict().items()}, 0.2, 0.3, 0.5, 0.05
+    )
+    assert float(parts["clip_fraction"]) > 0.2, "the case should reach the clip"
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradient_is_the_slope_of_the_loss():
+    batch, params = minibatch(parameters(0)), parameters(1)
+    grads = jax.grad(lambda p: LOSS(p, batch)[0])(params)
+    for seed in range(3):
+        leaves, form = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.key(seed), len(leaves))
+        step = form.unflatten([1e-3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+        ahead, behind = (LOSS(jax.tree.map(lambda p, s, d=d: p + d * s, params, step), batch)[0] for d in (1, -1))
+        slope = sum(float((g * s).sum()) for g, s in zip(jax.tree.leaves(grads), jax.tree.leaves(step), strict=True))
+        assert float(ahead - behind) / 2 == pytest.approx(slope, rel=0.02, abs=2e-6)
+
+
+@functools.cache
+def one_gradient_step_per_chunk():
+    """(policy parameters, metrics) after each of four chunks whose learning rate halves, then ends."""
+    settings = {"n_envs": 16, "n_steps": 8, "n_minibatches": 1, "n_epochs": 1, "hidden": (8,), "ratio_clip": 1e-5}
+    learner = PPO(Task(), PPOConfig(**settings, learning_rate_decay=0.5))
+    runner, update, seen = jax.jit(learner.init)(jax.random.key(0), TARGET), jax.jit(learner.update), []
+    for _ in range(4):
+        runner, metrics = update(runner, TARGET)
+        seen.append((runner.params, metrics))
+    return learner.config, seen
+
+
+def test_ratio_is_one_at_an_unchanged_policy():
+    """In the compiled update itself: the first gradient step on a rollout sees the policy that made it."""
+    for _, metrics in one_gradient_step_per_chunk()[1]:
+        assert float(metrics["clip_fraction"]) == 0.0
+        assert float(metrics["approx_kl"]) == pytest.approx(0.0, abs=1e-11)
+
+
+def test_learning_rate_decays_linearly_to_zero():
+    config, seen = one_gradient_step_per_chunk()
+    rates = [float(metrics["learning_rate"]) / config.learning_rate for _, metrics in seen]
+    assert rates == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    jax.tree.map(np.testing.assert_array_equal, seen[1][0], seen[3][0])
+
+
+def test_minibatches_must_divide_the_rollout():
+    with pytest.raises(ValueError, match="does not divide"):
+        PPOConfig(n_steps=10, n_minibatches=4)
