@@ -41,7 +41,7 @@ class AgentsConfig:
     """Agents of each algorithm per product, trained side by side [count]."""
     episode_steps: int = 128
     """Length of a training episode [steps]."""
-    ppo_chunks: int = 40
+    ppo_chunks: int = 60
     """Updates of PPO, each a rollout of ppo.n-envs x ppo.n-steps [count]."""
     sac_chunks: int = 10
     """Updates of SAC, each sac.n-envs x sac.n-iterations env steps [count]."""
@@ -69,11 +69,14 @@ class Trading:
     capital: float
     costs: CostModel
     max_position: np.ndarray  # int32[P] lots
+    no_trade_band: float
 
     @classmethod
     def of(cls, market: Market, costs: CostConfig, trading: TradingConfig) -> "Trading":
         capital = trading.capital or default_capital(market.train)
-        return cls(capital, cost_models(market.train, costs), position_limits(market.train, capital))
+        return cls(
+            capital, cost_models(market.train, costs), position_limits(market.train, capital), trading.no_trade_band
+        )
 
 
 def agents_stage(
@@ -190,7 +193,11 @@ def _validate(policy: TanhGaussianPolicy, market: Market, trading: Trading, poli
 
     def one_seed(params: Any) -> jax.Array:
         earned = agent_returns(
-            policy, jax.random.key(0), world(rows, params, trading.costs), lots, rows.data.n_steps - 1
+            policy,
+            jax.random.key(0),
+            world(rows, params, trading.costs, trading.no_trade_band),
+            lots,
+            rows.data.n_steps - 1,
         )
         return earned.T
 

@@ -64,6 +64,7 @@ class Portfolio:
             self.market.train,
             policies=self.policies,
             costs=self.trading.costs,
+            no_trade_band=self.trading.no_trade_band,
             capital=self.trading.capital,
             config=self.allocation,
             episode_blocks=self.env.episode_blocks if part == "train" else 1,

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from marljax.envs.environment import Box, Environment, Step
+from marljax.envs.replay import target_position
 from marljax.market.slippage import Account, CostModel, Tape, trade
 from marljax.portfolio.guardrails import Limits
 from marljax.portfolio.market_state import Blocks, MarketState
@@ -44,6 +45,7 @@ class World:
     last: jax.Array  # bool[T] rows on which everything is sold, whoever holds it: the end of the data
     policies: Any  # parameters of the product agents, leaves [P, ...]
     costs: CostModel  # leaves [P]
+    no_trade_band: jax.Array  # float32[] see replay
 
 
 @struct.dataclass
@@ -118,7 +120,8 @@ def trade_block(
             world.policies, obs, policy.init_carry(), key, True
         )
         signal = jnp.where(passive, 1.0, action[:, 0])
-        wanted = jnp.round(signal * lots).astype(jnp.int32)
+        band = jnp.where(passive, 0.0, world.no_trade_band)
+        wanted = jax.vmap(target_position, (0, 0, 0, None))(signal, accounts.position, lots, band)
         wanted = jnp.where(passive & (i > 0), accounts.position, wanted)
         flat = (world.flat[time] & ~jnp.asarray(passive)) | world.last[time]
         target = jnp.where(flat, 0, wanted)

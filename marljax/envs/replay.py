@@ -5,8 +5,8 @@ order walks the visible book under `marljax.market.slippage`. Its trades do not 
 the impact term and small size are for, and why an order-book env exists beside this one.
 
 Observation: float32[F + 1], the scaled features of the row and the position as a fraction of its limit.
-Action: float32[1] in [-1, 1], the target position as a fraction of the limit, rounded to whole lots; NaN
-keeps the position.
+Action: float32[1] in [-1, 1], the target position as a fraction of the limit, rounded to whole lots. NaN keeps the
+position, and so does a target within `no_trade_band` of it.
 Reward: float32[], the step's net earnings, in standard deviations of holding the full position for one step in the
 training part, less `risk_aversion / 2` times the squared position fraction.
 Termination: the loss since the start exceeds `max_loss` of the agent's capital. Truncation: the episode's length.
@@ -35,6 +35,7 @@ class ReplayParams:
     synthetic_fraction: jax.Array  # float32[] probability that an episode is synthetic
     costs: CostModel
     max_position: jax.Array  # int32[] lots, the position limit on either side
+    no_trade_band: jax.Array  # float32[] fraction of the limit by which target and position must differ to trade
     reward_scale: jax.Array  # float32[] currency, one step's standard deviation of the full position
     risk_aversion: jax.Array  # float32[] reward units per squared position fraction
     max_loss: jax.Array  # float32[] currency; an episode that loses more terminates
@@ -70,8 +71,8 @@ class ReplayEnv(Environment[ReplayState, ReplayParams]):
     def step_env(self, key: jax.Array, state: ReplayState, action: jax.Array, params: ReplayParams) -> Step:
         fraction = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0)
         held = state.account.position
-        wanted = jnp.where(jnp.isnan(fraction), held, jnp.round(fraction * params.max_position).astype(jnp.int32))
-        target = jnp.where(params.flat[state.time], 0, wanted)
+        limit = params.max_position.astype(jnp.float32)
+        target = jnp.where(params.flat[state.time], 0, target_position(fraction, held, limit, params.no_trade_band))
         account, earned = trade(key, state.account, target, params.tape, state.time, params.costs)
         exposure = account.position / params.max_position
         reward = earned / params.reward_scale - 0.5 * params.risk_aversion * exposure**2
@@ -80,6 +81,23 @@ class ReplayEnv(Environment[ReplayState, ReplayParams]):
         truncated = (state.elapsed >= self.episode_steps) & ~terminated
         obs = observe(state.time, account.position, params)
         return obs, state, reward, terminated, truncated, {"earned": earned}
+
+
+def target_position(fraction: jax.Array, held: jax.Array, limit: jax.Array, band: jax.Array) -> jax.Array:
+    """The position to trade to, int32[] lots.
+
+    Under proportional costs it pays to leave a position alone while it is near enough to the one that is wanted (Davis
+    and Norman, Mathematics of Operations Research 15, 1990).
+
+    Args:
+        fraction: float32[] wanted, of the limit; NaN keeps the position.
+        held: int32[] lots.
+        limit: float32[] lots, > 0.
+        band: float32[] fraction of the limit by which the two must differ.
+    """
+    wanted = jnp.round(jnp.where(jnp.isnan(fraction), 0.0, fraction) * limit).astype(jnp.int32)
+    near = jnp.isnan(fraction) | (jnp.abs(wanted - held) < band * limit)
+    return jnp.where(near, held, wanted)
 
 
 def observe(time: jax.Array, position: jax.Array, params: ReplayParams) -> jax.Array:

@@ -46,7 +46,9 @@ class TradingConfig:
     capital: float | None = None
     """Capital of the whole portfolio [currency]; by default what an equal share of it lets each product hold is, for
     the median product, the lots that usually stand at the touch in the training part."""
-    risk_aversion: float = 0.02
+    no_trade_band: float = 0.4
+    """How far target and position must differ before an order is sent [fraction of the position limit]."""
+    risk_aversion: float = 0.05
     """Penalty on the squared position fraction in the agents' reward [standard deviations of a step]."""
     max_loss: float = 0.2
     """Loss at which an episode terminates [fraction of the agent's capital]."""
@@ -58,6 +60,8 @@ class TradingConfig:
             raise InputError(f"trading.capital must be positive, got {self.capital!r}")
         if self.closing_rows < 1:
             raise InputError(f"trading.closing_rows must be at least 1, got {self.closing_rows}")
+        if not 0 <= self.no_trade_band < 1:
+            raise InputError(f"trading.no_trade_band must lie within 0 to 1, got {self.no_trade_band!r}")
         if not (np.isfinite(self.max_loss) and self.max_loss > 0 and self.risk_aversion >= 0):
             raise InputError("trading.max_loss must be positive and trading.risk_aversion not negative")
 
@@ -207,6 +211,7 @@ def replay_params(
         synthetic_fraction=shared(np.float32(synthetic_fraction if synthetic is not None else 0.0)),
         costs=costs,
         max_position=jnp.asarray(max_position),
+        no_trade_band=shared(np.float32(trading.no_trade_band)),
         reward_scale=costs.tick_value * costs.volatility * max_position,
         risk_aversion=shared(np.float32(trading.risk_aversion)),
         max_loss=trading.max_loss * 0.5 * jnp.abs(tapes[0].mark[0, :, 0]) * costs.tick_value * max_position,

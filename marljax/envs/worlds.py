@@ -51,10 +51,10 @@ class AllocationConfig:
             raise InputError("allocation.tilt and allocation.risk_aversion must not be negative")
 
 
-def world(rows: Rows, policies: Any, costs: CostModel) -> World:
+def world(rows: Rows, policies: Any, costs: CostModel, no_trade_band: float) -> World:
     """What product agents trade on. The last two rows sell everything: nothing can be marked after them.
 
-    `policies` has leaves [P, ...], `costs` leaves [P].
+    `policies` has leaves [P, ...], `costs` leaves [P]; `no_trade_band` as in `TradingConfig`.
     """
     n = rows.data.n_steps
     return World(
@@ -64,6 +64,7 @@ def world(rows: Rows, policies: Any, costs: CostModel) -> World:
         last=jnp.arange(n) >= n - 2,
         policies=policies,
         costs=costs,
+        no_trade_band=jnp.float32(no_trade_band),
     )
 
 
@@ -75,6 +76,7 @@ def portfolio_params(
     *,
     policies: Any,
     costs: CostModel,
+    no_trade_band: float,
     capital: float,
     config: AllocationConfig,
     episode_blocks: int = 1,
@@ -90,6 +92,7 @@ def portfolio_params(
         train: the training part, which typical volatility is estimated on.
         policies: the product agents' parameters, leaves [P, ...].
         costs: leaves [P].
+        no_trade_band: see `TradingConfig`.
         capital: of the portfolio [currency].
         episode_blocks: the env's episode length, where episodes are to start within the part [blocks].
 
@@ -110,7 +113,7 @@ def portfolio_params(
     typical = np.maximum(train_returns.std(axis=0), 1e-9) * np.sqrt(config.rows_per_block)
     equal_weight = max(train_returns.mean(axis=1).std(), 1e-9) * np.sqrt(config.rows_per_block)
     return PortfolioParams(
-        world=world(rows, policies, costs),
+        world=world(rows, policies, costs, no_trade_band),
         blocks=blocks,
         market=market,
         typical_volatility=jnp.asarray(typical, jnp.float32),

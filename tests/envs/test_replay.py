@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from marljax.data.schema import InputError, MarketData
-from marljax.envs.replay import ReplayEnv, ReplayParams
+from marljax.envs.replay import ReplayEnv, ReplayParams, target_position
 from marljax.envs.tapes import (
     CostConfig,
     Rows,
@@ -135,6 +135,28 @@ def test_a_knowing_agent_earns_most_of_the_oracle_bound_and_its_mirror_loses():
     account = state.account
     assert int(account.gross) > 0.8 * int(params.max_position) * np.abs(moves).sum() * 0.5
     assert int(mirrored.account.gross) < 0
+
+
+def test_a_position_near_enough_to_its_target_is_left_alone():
+    def target(fraction, held, band):
+        return int(target_position(jnp.float32(fraction), jnp.int32(held), jnp.float32(100.0), jnp.float32(band)))
+
+    assert target(0.5, 30, band=0.25) == 30
+    assert target(0.5, 25, band=0.25) == 50
+    assert target(-0.1, 10, band=0.25) == 10
+    assert target(0.004, 0, band=0.0) == 0
+    assert target(0.006, 0, band=0.0) == 1
+    assert target(float("nan"), 37, band=0.0) == 37
+
+
+def test_a_wider_band_trades_less():
+    params = one_product(random_market())
+    actions = np.random.default_rng(1).uniform(-1, 1, (20, 1))
+    traded = [
+        float(rollout(ReplayEnv(20), params.replace(no_trade_band=jnp.float32(b)), actions)[0].account.traded)
+        for b in (0.0, 0.5, 0.99)
+    ]
+    assert traded[0] > 1.2 * traded[1] > 1.2 * traded[2]
 
 
 def test_truncation_comes_with_the_length_and_termination_with_the_loss():

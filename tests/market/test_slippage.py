@@ -125,9 +125,7 @@ def test_the_probability_of_a_late_fill_is_that_of_the_stated_race():
 
 def test_estimates_come_from_within_sessions_only():
     calm = random_market(1, n_steps=200, n_sessions=2)
-    jumped = calm.replace(
-        bid_price=calm.bid_price.at[100:].add(50_000), ask_price=calm.ask_price.at[100:].add(50_000)
-    )
+    jumped = calm.replace(bid_price=calm.bid_price.at[100:].add(50_000), ask_price=calm.ask_price.at[100:].add(50_000))
     chex.assert_trees_all_close(
         cost_models(calm, CostConfig()).volatility, cost_models(jumped, CostConfig()).volatility
     )

@@ -56,6 +56,7 @@ def portfolio(
         train,
         policies=policies(data.n_products, seed),
         costs=cost_models(train, costs or CostConfig()),
+        no_trade_band=0.1,
         capital=default_capital(train),
         config=config,
         episode_blocks=env.episode_blocks,
