@@ -184,10 +184,10 @@ def test_episode_return_is_the_mean_of_the_episodes_that_ended():
         return summarise(*jax.lax.scan(step, worlds, jax.random.split(key, 4)))
 
     worlds, seen = reset_worlds(env, jax.random.key(0), n_envs, market), []
-    for i in range(3):
+    for i in range(4):
         worlds, metrics = chunk(worlds, jax.random.key(i))
         seen.append((float(metrics["episodes"]), float(metrics["episode_return"])))
-    assert seen == [(0.0, 0.0), (5.0, 8.0), (0.0, 8.0)]
+    assert seen == [(0.0, 0.0), (5.0, 8.0), (0.0, 8.0), (5.0, 8.0)]
 
 
 def test_actions_outside_the_unit_box_are_refused():

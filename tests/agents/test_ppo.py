@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from marljax.agents.learner import Transition
 from marljax.agents.policy import TanhGaussianPolicy
-from marljax.agents.ppo import PPO, Batch, PPOConfig, loss
+from marljax.agents.ppo import PPO, Batch, PPOConfig, loss, prepare
 from tests.reference import learning
 from tests.reference.tasks import TARGET, Task
 
@@ -42,6 +43,27 @@ def test_loss_is_that_of_the_loop():
     )
     assert float(parts["clip_fraction"]) > 0.2, "the case should reach the clip"
     assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+def test_targets_bootstrap_from_the_observation_before_the_reset():
+    rng, params = np.random.default_rng(0), parameters(0)
+    shape = (12, 2)
+    obs, final_obs = rng.normal(size=(2, *shape, 3))
+    reward, pre_tanh = rng.normal(size=shape), rng.normal(size=(*shape, 2))
+    truncated = rng.random(shape) < 0.3
+    terminated = ~truncated & (rng.random(shape) < 0.2)
+    floats = map(jnp.float32, (obs, pre_tanh, reward, final_obs))
+    steps = Transition(*floats, jnp.asarray(terminated), jnp.asarray(truncated), jnp.zeros(shape))
+    batch = prepare(params, POLICY, steps, jnp.float32(pre_tanh), CONFIG.replace(reward_scale=3.0))
+    for n in range(2):
+        value, next_value = (
+            np.array([learning.mlp(params["critic"], x)[0] for x in seen[:, n]]) for seen in (obs, final_obs)
+        )
+        advantage = learning.advantages(
+            3.0 * reward[:, n], value, next_value, terminated[:, n], truncated[:, n], 0.99, 0.95
+        )
+        np.testing.assert_allclose(batch.advantage[:, n], advantage, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(batch.target[:, n], advantage + value, rtol=1e-3, atol=1e-4)
 
 
 def test_gradient_is_the_slope_of_the_loss():
