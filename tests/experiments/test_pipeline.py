@@ -94,7 +94,7 @@ def test_a_run_leaves_everything_the_contract_names(finished):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["stage"] for row in rows] == ["generator"] * 2 + ["ppo"] * 3 + ["sac"] * 2 + ["meta"] * 2
     files = json.loads((finished / "provenance.json").read_text())["files"]
-    assert len(files) == 3
+    assert len(files) == 4, "three days and products.json"
     assert all(len(file["sha256"]) == 64 for file in files)
 
 
