@@ -15,9 +15,10 @@ from flax import struct
 
 from marljax.data.schema import MarketData
 from marljax.generative.books import Parts, market_data
+from marljax.generative.dataset import Dataset, condition_features
 from marljax.generative.networks import GeneratorNetwork, noise_width
 from marljax.generative.representation import Anchor, Encoded, Representation, decode
-from marljax.generative.wgan_gp import Dataset, GanState, condition_features
+from marljax.generative.wgan_gp import GanState
 
 
 @struct.dataclass

@@ -11,81 +11,37 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
-from marljax.data.schema import InputError, MarketData, assert_not_synthetic
-from marljax.generative.books import cut_windows
+from marljax.generative.config import DEMO, SMOKE, GanConfig
+from marljax.generative.dataset import Batch, Dataset, Draw, draw_numbers, make_dataset, sample_batch
 from marljax.generative.networks import (
     CriticNetwork,
     GeneratorNetwork,
     initial_singular_vectors,
-    noise_width,
     power_iteration,
     spectrally_normalised,
 )
-from marljax.generative.representation import N_REGIMES, Encoded, Representation, encode
+
+__all__ = [
+    "DEMO",
+    "SMOKE",
+    "Dataset",
+    "GanConfig",
+    "GanState",
+    "gradient_penalty",
+    "init",
+    "make_dataset",
+    "networks",
+    "train",
+    "update",
+]
 
 Metrics = dict[str, jax.Array]
 
 # One round, as is usual, lags behind while another singular value overtakes the largest.
 _POWER_ITERATIONS = 8
-
-
-@struct.dataclass
-class GanConfig:
-    """Sizes are static; rates are numbers that a sweep may vmap over."""
-
-    window: int = struct.field(default=32, pytree_node=False)
-    """Length of a generated window [steps]."""
-    context: int = struct.field(default=16, pytree_node=False)
-    """Steps before a window that both networks see [steps]."""
-    stride: int = struct.field(default=4, pytree_node=False)
-    """Distance between the starts of training windows [steps]."""
-    hidden: int = struct.field(default=32, pytree_node=False)
-    """Width of the networks' first layers."""
-    latents: int = struct.field(default=4, pytree_node=False)
-    """Noise channels for each of four half-lives."""
-    batch: int = struct.field(default=32, pytree_node=False)
-    """Windows in a batch."""
-    critic_steps: int = struct.field(default=5, pytree_node=False)
-    """Critic updates for each generator update."""
-    steps_per_chunk: int = struct.field(default=20, pytree_node=False)
-    """Generator updates in one call of `update`."""
-    chunks: int = struct.field(default=20, pytree_node=False)
-    """Calls of `update` in a whole training."""
-    generator_rate: float = 5e-5
-    """Adam's step for the generator."""
-    critic_rate: float = 1e-3
-    """Adam's step for the critic."""
-    penalty: float = 10.0
-    """Weight of the gradient penalty."""
-    average_decay: float = 0.995
-    """How much of the generator's running average each step keeps."""
-    context_dropout: float = 0.2
-    """Share of windows trained without context, which is how a session starts."""
-    clock_jitter: float = 0.05
-    """Half-width of the noise on the time of session, so that it identifies no window [share of a session]."""
-
-
-SMOKE = GanConfig(chunks=3)
-"""Ends in seconds: shows that the machinery works, not what it can do."""
-
-DEMO = GanConfig()
-"""For one CPU core and half a minute."""
-
-
-@struct.dataclass
-class Dataset:
-    """Training windows as channels, with what conditions them."""
-
-    channels: jax.Array  # float32[T, P, C]
-    regime: jax.Array  # int32[T, P] of the trailing volatility before the row
-    clock: jax.Array  # float32[T] share of the session that has passed
-    starts: jax.Array  # int32[N] first rows of context and window
-    persistence: jax.Array  # float32[P*C] first autocorrelation of each channel
-    mixing: jax.Array  # float32[P*C, P*C] Cholesky factor of the covariance of what that leaves unexplained
 
 
 @struct.dataclass
@@ -104,73 +60,9 @@ class GanState:
     diverged: jax.Array  # bool[] a step was not finite; the state is the last good one
 
 
-@struct.dataclass
-class Batch:
-    """B windows with their contexts; P products of C channels are one axis."""
-
-    scores: jax.Array  # float32[B, L+W, P*C] context, then window
-    present: jax.Array  # float32[B] 0 where the context is hidden
-    condition: jax.Array  # float32[B, F]
-    noise: jax.Array  # float32[B, 2, W+1, N] standard normal, for two windows of the generator
-    mix: jax.Array  # float32[B] uniform, for the gradient penalty
-
-
-@struct.dataclass
-class Draw:
-    """All random numbers of a batch in two arrays: few large draws compile and run faster than many small ones."""
-
-    uniform: jax.Array  # float32[B, 4]
-    normal: jax.Array  # float32[B, 2, W+1, N]
-
-
-def make_dataset(
-    representation: Representation, training: MarketData, config: GanConfig, seed: int
-) -> tuple[Dataset, Encoded]:
-    """Training windows of the training part, dequantised with `seed`, and the encoded rows they index.
-
-    Raises InputError where no window of `context + window` steps fits, or the data are synthetic.
-    """
-    assert_not_synthetic(training, "training the generator")
-    length = config.context + config.window
-    starts = cut_windows(training, length, config.stride)
-    if len(starts) == 0:
-        raise InputError(f"the training part holds no unbroken stretch of {length + 1} steps for the generator")
-    encoded = encode(representation, training, seed)
-    persistence, mixing = _linear_dynamics(encoded)
-    dataset = Dataset(
-        channels=encoded.channels,
-        regime=representation.regime(encoded.variance),
-        clock=encoded.clock,
-        starts=jnp.asarray(starts),
-        persistence=jnp.asarray(persistence, jnp.float32),
-        mixing=jnp.asarray(mixing, jnp.float32),
-    )
-    return dataset, encoded
-
-
-def _linear_dynamics(encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
-    """First autocorrelations float64[P*C] and the Cholesky factor float64[P*C, P*C] of their residuals."""
-    flat = np.asarray(encoded.channels, np.float64).reshape(len(encoded.channels), -1)
-    joined = np.asarray(encoded.joined)[1:]
-    before, now = flat[:-1][joined], flat[1:][joined]
-    persistence = np.clip(np.mean(before * now, 0) / np.maximum(np.mean(before**2, 0), 1e-6), -0.9, 0.99)
-    residual = now - persistence * before
-    covariance = residual.T @ residual / len(residual)
-    return persistence, np.linalg.cholesky(covariance + 1e-3 * np.eye(len(covariance)))
-
-
 def networks(config: GanConfig, n_products: int) -> tuple[GeneratorNetwork, CriticNetwork]:
     """The two networks of a configuration."""
     return GeneratorNetwork(config.hidden, config.latents), CriticNetwork(config.hidden, config.context, n_products)
-
-
-def condition_features(regime: jax.Array, clock: jax.Array) -> jax.Array:
-    """float32[F] what conditions a window: every product's volatility regime and the time of session.
-
-    `regime` int32[P], `clock` float32[] share of the session that has passed.
-    """
-    time = jnp.stack([jnp.cos(jnp.pi * clock), jnp.sin(jnp.pi * clock)])
-    return jnp.concatenate([jax.nn.one_hot(regime, N_REGIMES).reshape(-1), time])
 
 
 @jax.jit
@@ -178,7 +70,7 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
     """The state before the first update; `key` typed."""
     key, draw_key, generator_key, critic_key = jax.random.split(key, 4)
     generator_network, critic_network = networks(config, dataset.channels.shape[1])
-    batch = sample_batch(jax.tree.map(lambda x: x[0], _draw(draw_key, dataset, config)), dataset, config)
+    batch = sample_batch(jax.tree.map(lambda x: x[0], draw_numbers(draw_key, dataset, config)), dataset, config)
     first = jax.tree.map(lambda x: x[0], batch)
     inputs = (first.present, first.condition)
     context = first.scores[: config.context]
@@ -222,23 +114,6 @@ def train(key: jax.Array, dataset: Dataset, config: GanConfig) -> tuple[GanState
     return jax.lax.scan(lambda s, _: update(s, dataset), init(key, dataset, config), None, length=config.chunks)
 
 
-def sample_batch(draw: Draw, dataset: Dataset, config: GanConfig) -> Batch:
-    """Random training windows, some with their context hidden."""
-    row, hide, jitter, mix = jnp.moveaxis(draw.uniform, -1, 0)
-    starts = dataset.starts[(row * len(dataset.starts)).astype(jnp.int32)]
-    flat = dataset.channels.reshape(len(dataset.channels), -1)
-    rows = flat[starts[:, None] + jnp.arange(config.context + config.window)]
-    first = starts + config.context
-    clock = dataset.clock[first] + config.clock_jitter * (2 * jitter - 1)
-    return Batch(
-        scores=rows,
-        present=(hide >= config.context_dropout).astype(jnp.float32),
-        condition=jax.vmap(condition_features)(dataset.regime[first], clock),
-        noise=draw.normal,
-        mix=mix,
-    )
-
-
 def gradient_penalty(critic: Any, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
     """float32[] mean squared difference of the critic's gradient norm from 1 on lines between real and fake windows.
 
@@ -252,21 +127,10 @@ def gradient_penalty(critic: Any, real: jax.Array, fake: jax.Array, mix: jax.Arr
     return jnp.mean(jnp.square(jax.vmap(norm)(jnp.arange(len(real)), real, fake, mix) - 1))
 
 
-def _draw(key: jax.Array, dataset: Dataset, config: GanConfig) -> Draw:
-    """Random numbers for the critic's batches and one of the generator, leading axis `critic_steps + 1`."""
-    uniform_key, normal_key = jax.random.split(key)
-    n_batches, n_channels = config.critic_steps + 1, dataset.channels.shape[1] * dataset.channels.shape[2]
-    noise = (2, config.window + 1, noise_width(config.latents, n_channels))
-    return Draw(
-        uniform=jax.random.uniform(uniform_key, (n_batches, config.batch, 4)),
-        normal=jax.random.normal(normal_key, (n_batches, config.batch, *noise)),
-    )
-
-
 def _step(state: GanState, dataset: Dataset) -> tuple[GanState, Metrics]:
     """`critic_steps` critic updates and one of the generator."""
     key, draw_key = jax.random.split(state.key)
-    draws = _draw(draw_key, dataset, state.config)
+    draws = draw_numbers(draw_key, dataset, state.config)
     state, metrics = jax.lax.scan(partial(_critic_step, dataset=dataset), state, jax.tree.map(lambda x: x[:-1], draws))
     last = jax.tree.map(lambda x: x[-1], draws)
     state, generator_metrics = _generator_step(replace(state, key=key), last, dataset)

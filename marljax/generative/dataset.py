@@ -1,0 +1,116 @@
+"""What the generator is trained on: windows of the training part in channels, their conditions, and batches of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from marljax.data.schema import InputError, MarketData, assert_not_synthetic
+from marljax.generative.books import cut_windows
+from marljax.generative.config import GanConfig
+from marljax.generative.networks import noise_width
+from marljax.generative.representation import N_REGIMES, Encoded, Representation, encode
+
+
+@struct.dataclass
+class Dataset:
+    """Training windows as channels, with what conditions them."""
+
+    channels: jax.Array  # float32[T, P, C]
+    regime: jax.Array  # int32[T, P] of the trailing volatility before the row
+    clock: jax.Array  # float32[T] share of the session that has passed
+    starts: jax.Array  # int32[N] first rows of context and window
+    persistence: jax.Array  # float32[P*C] first autocorrelation of each channel
+    mixing: jax.Array  # float32[P*C, P*C] Cholesky factor of the covariance of what that leaves unexplained
+
+
+@struct.dataclass
+class Batch:
+    """B windows with their contexts; P products of C channels are one axis."""
+
+    scores: jax.Array  # float32[B, L+W, P*C] context, then window
+    present: jax.Array  # float32[B] 0 where the context is hidden
+    condition: jax.Array  # float32[B, F]
+    noise: jax.Array  # float32[B, 2, W+1, N] standard normal, for two windows of the generator
+    mix: jax.Array  # float32[B] uniform, for the gradient penalty
+
+
+@struct.dataclass
+class Draw:
+    """All random numbers of a batch in two arrays: few large draws compile and run faster than many small ones."""
+
+    uniform: jax.Array  # float32[B, 4]
+    normal: jax.Array  # float32[B, 2, W+1, N]
+
+
+def make_dataset(
+    representation: Representation, training: MarketData, config: GanConfig, seed: int
+) -> tuple[Dataset, Encoded]:
+    """Training windows of the training part, dequantised with `seed`, and the encoded rows they index.
+
+    Raises InputError where no window of `context + window` steps fits, or the data are synthetic.
+    """
+    assert_not_synthetic(training, "training the generator")
+    length = config.context + config.window
+    starts = cut_windows(training, length, config.stride)
+    if len(starts) == 0:
+        raise InputError(f"the training part holds no unbroken stretch of {length + 1} steps for the generator")
+    encoded = encode(representation, training, seed)
+    persistence, mixing = _linear_dynamics(encoded)
+    dataset = Dataset(
+        channels=encoded.channels,
+        regime=representation.regime(encoded.variance),
+        clock=encoded.clock,
+        starts=jnp.asarray(starts),
+        persistence=jnp.asarray(persistence, jnp.float32),
+        mixing=jnp.asarray(mixing, jnp.float32),
+    )
+    return dataset, encoded
+
+
+def condition_features(regime: jax.Array, clock: jax.Array) -> jax.Array:
+    """float32[F] what conditions a window: every product's volatility regime and the time of session.
+
+    `regime` int32[P], `clock` float32[] share of the session that has passed.
+    """
+    time = jnp.stack([jnp.cos(jnp.pi * clock), jnp.sin(jnp.pi * clock)])
+    return jnp.concatenate([jax.nn.one_hot(regime, N_REGIMES).reshape(-1), time])
+
+
+def draw_numbers(key: jax.Array, dataset: Dataset, config: GanConfig) -> Draw:
+    """Random numbers for the critic's batches and one of the generator, leading axis `critic_steps + 1`."""
+    uniform_key, normal_key = jax.random.split(key)
+    n_batches, n_channels = config.critic_steps + 1, dataset.channels.shape[1] * dataset.channels.shape[2]
+    noise = (2, config.window + 1, noise_width(config.latents, n_channels))
+    return Draw(
+        uniform=jax.random.uniform(uniform_key, (n_batches, config.batch, 4)),
+        normal=jax.random.normal(normal_key, (n_batches, config.batch, *noise)),
+    )
+
+
+def sample_batch(drawn: Draw, dataset: Dataset, config: GanConfig) -> Batch:
+    """Random training windows, some with their context hidden."""
+    row, hide, jitter, mix = jnp.moveaxis(drawn.uniform, -1, 0)
+    starts = dataset.starts[(row * len(dataset.starts)).astype(jnp.int32)]
+    flat = dataset.channels.reshape(len(dataset.channels), -1)
+    rows = flat[starts[:, None] + jnp.arange(config.context + config.window)]
+    first = starts + config.context
+    clock = dataset.clock[first] + config.clock_jitter * (2 * jitter - 1)
+    return Batch(
+        scores=rows,
+        present=(hide >= config.context_dropout).astype(jnp.float32),
+        condition=jax.vmap(condition_features)(dataset.regime[first], clock),
+        noise=drawn.normal,
+        mix=mix,
+    )
+
+
+def _linear_dynamics(encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+    """First autocorrelations float64[P*C] and the Cholesky factor float64[P*C, P*C] of their residuals."""
+    flat = np.asarray(encoded.channels, np.float64).reshape(len(encoded.channels), -1)
+    joined = np.asarray(encoded.joined)[1:]
+    before, now = flat[:-1][joined], flat[1:][joined]
+    persistence = np.clip(np.mean(before * now, 0) / np.maximum(np.mean(before**2, 0), 1e-6), -0.9, 0.99)
+    residual = now - persistence * before
+    covariance = residual.T @ residual / len(residual)
+    return persistence, np.linalg.cholesky(covariance + 1e-3 * np.eye(len(covariance)))
