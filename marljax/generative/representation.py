@@ -31,6 +31,9 @@ _DECAY = 0.5 ** (1.0 / HALF_LIFE)
 _LATTICE = 1 / 3
 """Variance of the noise that spreads a move over the two half ticks between allowed ones [half ticks squared]."""
 
+_COARSE = 4.0
+"""Mean squared move below which the tick grid shapes a product's moves [half ticks squared]."""
+
 _LARGEST_UNIT = float(2**20)
 _LARGEST_MID = 2**27
 _FEWEST_STEPS = 64
@@ -136,7 +139,7 @@ def fit(training: MarketData) -> Representation:
     values = _values(select_rows(parts, joined), scale, np.random.default_rng(0))
     seconds = np.asarray(training.seconds, np.float64)
     return Representation(
-        marginals=fit_marginals(_by_parity(values, np.asarray(parts.move)[joined])),
+        marginals=fit_marginals(_by_parity(values, np.asarray(parts.move)[joined], long_run < _COARSE)),
         long_run=jnp.asarray(long_run),
         clustering=jnp.asarray(clustering, jnp.float32),
         scale_bounds=jnp.asarray(scale_bounds, jnp.float32),
@@ -163,9 +166,10 @@ def encode(representation: Representation, data: MarketData, seed: int | None = 
     variance = _trailing_variance(parts.move, joined, np.asarray(representation.long_run))
     noise = None if seed is None else np.random.default_rng(seed)
     values = _values(parts, np.asarray(representation.scale(jnp.asarray(variance))), noise)
-    scores = representation.marginals.to_scores(_by_parity(values, np.asarray(parts.move)))
+    move = np.asarray(parts.move)
+    scores = representation.marginals.to_scores(_by_parity(values, move, np.ones(move.shape[1], bool)))
     channels = scores[..., :-1]
-    channels[..., 0] = np.where(np.isnan(channels[..., 0]), scores[..., -1], channels[..., 0])
+    channels[..., 0] = np.where(move % 2 == 1, scores[..., -1], channels[..., 0])
     unknown = np.isnan(values)
     channels[unknown] = 0.0 if noise is None else noise.standard_normal(int(unknown.sum()))
     clock = np.asarray(data.seconds) / max(float(representation.session_seconds), 1e-9)
@@ -259,12 +263,14 @@ def _values(parts: Parts, scale: np.ndarray, noise: np.random.Generator | None) 
     return np.concatenate(columns, -1)
 
 
-def _by_parity(values: np.ndarray, move: np.ndarray) -> np.ndarray:
-    """float64[T, P, C+1] with moves that are odd in a column of their own at the end, NaN in the other column.
+def _by_parity(values: np.ndarray, move: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """float64[T, P, C+1]: a second column of moves at the end, for odd ones, where the first is for even ones.
 
-    Two maps instead of one, because the tick grid allows either only even or only odd moves once the spread is
-    known: one map would make small moves too large on average.
+    The tick grid allows only even or only odd moves once the spread is known. Where `apart` bool[P] each column holds
+    its own, the other's NaN: one map for both would make moves of a coarse lattice too large. Elsewhere both columns
+    hold all moves, or a generator whose spreads change too often would draw too many of the larger, odd ones.
     """
     odd = move % 2 == 1
-    even_move, odd_move = np.where(odd, np.nan, values[..., 0]), np.where(odd, values[..., 0], np.nan)
+    even_move = np.where(odd & apart, np.nan, values[..., 0])
+    odd_move = np.where(~odd & apart, np.nan, values[..., 0])
     return np.concatenate([even_move[..., None], values[..., 1:], odd_move[..., None]], -1)
