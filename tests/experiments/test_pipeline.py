@@ -19,6 +19,7 @@ TINY = [
     "--generator.chunks=2",
     "--generator.steps-per-chunk=2",
     "--synthetic.sessions=4",
+    "--trading.no-trade-band=0",
     "--agents.seeds=1",
     "--agents.episode-steps=32",
     "--agents.ppo-chunks=3",
@@ -142,7 +143,7 @@ def interrupt(run_dir: Path, books: Path, when: str, number: signal.Signals) -> 
     return process.wait(timeout=300)
 
 
-@pytest.mark.parametrize("when", ["[ppo] chunk 2/3", "[meta] chunk 1/2"])
+@pytest.mark.parametrize("when", ["[sac] chunk 1/2", "[meta] chunk 1/2"])
 def test_killed_at_any_moment_a_rerun_ends_with_the_same_numbers(finished, books, tmp_path, when):
     folder = tmp_path / "run"
     assert interrupt(folder, books, when, signal.SIGKILL) == -signal.SIGKILL
@@ -231,6 +232,21 @@ def test_the_manual_names_every_stage_and_unit():
     )
     for words in ("--data.source", "--costs.fee-rate", "fraction of notional", "--stages", "generator", "--preset"):
         assert words in result.stdout
+
+
+@pytest.mark.nightly
+def test_killed_again_and_again_at_odd_times_it_still_ends_with_the_same_numbers(finished, books, tmp_path):
+    folder = tmp_path / "run"
+    for seconds in (1.5, 3.0, 4.5, 6.0, 7.5, 9.0, 10.5, 12.0):
+        process = subprocess.Popen(command(folder, books), stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    assert run(folder, books).returncode == 0
+    assert numbers(folder) == numbers(finished)
+    assert (folder / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.nightly

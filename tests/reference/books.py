@@ -20,10 +20,10 @@ def random_market(
     rng = np.random.default_rng(seed)
     shape = (n_steps, n_products)
     mid = start + np.cumsum(rng.integers(-2, 3, shape), axis=0)
-    below = 1 + np.cumsum(rng.integers(1, 4, (*shape, n_levels)), axis=-1) - rng.integers(1, 2, (*shape, 1))
-    above = np.cumsum(rng.integers(1, 4, (*shape, n_levels)), axis=-1)
-    sizes = rng.integers(1, 60, (2, *shape, n_levels))
-    sizes[..., 1:] *= rng.random((2, *shape, n_levels - 1)) >= absent
+    # A level is absent where the one before it is, and stands one tick beyond it.
+    there = np.logical_and.accumulate(rng.random((2, *shape, n_levels)) >= absent * (np.arange(n_levels) > 0), axis=-1)
+    below, above = np.cumsum(np.where(there, rng.integers(1, 4, (2, *shape, n_levels)), 1), axis=-1)
+    sizes = there * rng.integers(1, 60, (2, *shape, n_levels))
     volume = rng.integers(0, 30, shape)
     per_session = -(-n_steps // n_sessions)
     row = np.arange(n_steps)

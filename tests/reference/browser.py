@@ -60,9 +60,5 @@ def problems(seen: dict[str, Any]) -> list[str]:
         *seen["complaints"],
         *(f"{name} is not drawn" for name, drawn, height in seen["plots"] if drawn < 1 or height <= 100),
         *(f"loads {name}" for name in seen["loaded"]),
-        *(
-            [f"is {seen['width'][0]} wide in a window of {seen['width'][1]}"]
-            if seen["width"][0] > seen["width"][1]
-            else []
-        ),
+        *([f"is {page} wide in a window of {window}"] if page > window else []),
     ]
