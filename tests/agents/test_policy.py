@@ -2,7 +2,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from marljax.agents.networks import orthogonal
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO, PPOConfig
 from marljax.agents.sac import SAC, SACConfig
@@ -61,3 +63,13 @@ def test_policies_of_both_algorithms_stack_and_run_under_one_vmap():
     for i in range(2):
         alone, _ = policy.apply(params[i], obs[i], (), keys[i], False)
         np.testing.assert_allclose(together[i], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (19, 64), (64, 2), (1, 1)])
+def test_kernels_start_orthogonal_whatever_the_draw(shape):
+    matrices = jax.vmap(lambda key: orthogonal(key, *shape))(jax.random.split(jax.random.key(0), 50))
+    gram = jnp.einsum("nij,nik->njk", matrices, matrices)
+    if shape[0] < shape[1]:
+        gram = jnp.einsum("nij,nkj->nik", matrices, matrices)
+    np.testing.assert_allclose(gram, np.broadcast_to(np.eye(min(shape)), gram.shape), atol=1e-4)
+    assert float(jnp.abs(matrices.mean(axis=0)).max()) < (1.0 if shape == (1, 1) else 0.5)
