@@ -86,7 +86,7 @@ def _presets() -> dict[str, PipelineConfig]:
         preset="full",
         generator=dataclasses.replace(demo.generator, chunks=200),
         synthetic=SyntheticConfig(sessions=512),
-        agents=dataclasses.replace(demo.agents, seeds=8, ppo_chunks=400, sac_chunks=200),
+        agents=dataclasses.replace(demo.agents, seeds=8, ppo_chunks=1000, sac_chunks=400),
         meta=dataclasses.replace(demo.meta, seeds=8, chunks=200),
         backtest=BacktestConfig(replications=32, resamples=5000),
     )

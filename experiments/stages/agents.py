@@ -41,9 +41,9 @@ class AgentsConfig:
     """Agents of each algorithm per product, trained side by side [count]."""
     episode_steps: int = 128
     """Length of a training episode [steps]."""
-    ppo_chunks: int = 60
+    ppo_chunks: int = 200
     """Updates of PPO, each a rollout of ppo.n-envs x ppo.n-steps [count]."""
-    sac_chunks: int = 10
+    sac_chunks: int = 25
     """Updates of SAC, each sac.n-envs x sac.n-iterations env steps [count]."""
     ppo: PPOConfig = PPOConfig(n_envs=32)
     sac: SACConfig = SACConfig(n_iterations=128, batch_size=128, capacity=16384)

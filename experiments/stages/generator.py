@@ -27,7 +27,7 @@ class SyntheticConfig:
 
     sessions: int = 64
     """Generated sessions that agents may meet [count]."""
-    fraction: float = 0.5
+    fraction: float = 0.25
     """Probability that a training episode is generated [0 to 1]; 0 trains on real books alone."""
 
     def __post_init__(self) -> None:

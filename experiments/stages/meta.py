@@ -29,7 +29,7 @@ class MetaConfig:
 
     seeds: int = 2
     """Meta-controllers trained side by side; validation chooses one [count]."""
-    chunks: int = 20
+    chunks: int = 60
     """Updates, each a rollout of ppo.n-envs x ppo.n-steps rebalances [count]."""
     episode_blocks: int = 16
     """Length of a training episode [rebalances]."""

@@ -156,7 +156,7 @@ def test_a_wider_band_trades_less():
         float(rollout(ReplayEnv(20), params.replace(no_trade_band=jnp.float32(b)), actions)[0].account.traded)
         for b in (0.0, 0.5, 0.99)
     ]
-    assert traded[0] > 1.2 * traded[1] > 1.2 * traded[2]
+    assert traded[0] > 1.1 * traded[1] > 1.5 * traded[2]
 
 
 def test_truncation_comes_with_the_length_and_termination_with_the_loss():
