@@ -10,6 +10,8 @@ import marljax
 from marljax.evaluation import report_inputs as ri
 from marljax.evaluation.backtest import STRATEGIES
 from marljax.evaluation.report import render
+from marljax.features.registry import MEANINGS
+from marljax.generative.quality import SCORES
 from marljax.portfolio.market_state import cut_blocks
 from marljax.runtime.artefacts import write_atomic, write_json
 from marljax.runtime.devices import describe_device
@@ -82,7 +84,7 @@ def inputs(
             "numpy": np.__version__,
             "device": f"{device['kind']} ({device['cores']} cores)",
         },
-        features=dict.fromkeys(market.feature_names, ""),
+        features={name: MEANINGS[name] for name in market.feature_names},
         cleaning=_cleaning(done["data"].value.report),
         overview=_overview(market),
         generator=_generator(done["generator"]),
@@ -139,8 +141,16 @@ def _generator(stage: Stage[Any]) -> ri.Generator:
 
     return ri.Generator(
         scores=tuple(
-            ri.GeneratorScore(name, row["synthetic"], row["bootstrap"], row.get("real"))
+            ri.GeneratorScore(
+                name,
+                row["synthetic"],
+                row["bootstrap"],
+                perfect=SCORES[name].perfect,
+                floor=row.get("real_vs_real"),
+                meaning=SCORES[name].meaning,
+            )
             for name, row in quality.items()
+            if {"synthetic", "bootstrap"} <= row.keys()
         ),
         returns=series("returns"),
         autocorrelation=series("autocorrelation"),
@@ -158,7 +168,6 @@ def _learning(done: dict[str, Stage[Any]], products: list[str]) -> ri.Learning:
             for algorithm, curve in curves.items()
         ),
         meta=(ri.Curve("portfolio", "ppo", np.array(meta["env_steps"]), np.array(meta["reward"]).mean(axis=1)),),
-        score="mean reward per step on the training part",
     )
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-
 _POLAR_STEPS = 48
 """Each raises a small singular value by half: enough for one of 1e-7 to reach one."""
 

@@ -102,7 +102,10 @@ def generated(generator: Generator) -> go.Figure:
 
 
 def learning(curves: Sequence[Curve], score: str) -> go.Figure:
-    """Validation score over environment steps: a panel per name, or beyond 12 names the median and middle half."""
+    """Score over environment steps: a panel per name, or beyond 12 names the median and middle half.
+
+    Learners take very different numbers of steps, so the axis is logarithmic.
+    """
     names = list(dict.fromkeys(curve.name for curve in curves))
     algorithms = list(dict.fromkeys(curve.algorithm for curve in curves))
     colour = dict(zip(algorithms, STRATEGY_COLOURS, strict=False))
@@ -137,6 +140,7 @@ def learning(curves: Sequence[Curve], score: str) -> go.Figure:
     figure.add_hline(y=0, line={"color": "#9aa3ad", "width": 1, "dash": "dot"})
     for row in range(1, rows + 1):
         figure.update_yaxes(title_text=score, title_font_size=11, row=row, col=1)
+    figure.update_xaxes(type="log", dtick=1)
     figure.update_xaxes(title_text="environment steps", title_font_size=11, row=rows)
     return styled(figure, 110 + 190 * rows, n_lines=len(algorithms), top=62 if len(names) > 1 else 40)
 
@@ -147,7 +151,8 @@ def _learning_summary(
     figure = go.Figure()
     for algorithm in algorithms:
         own = [c for c in curves if c.algorithm == algorithm]
-        x = np.linspace(0, max(float(np.max(c.env_steps)) for c in own), 120)
+        first, last = (float(pick(own[0].env_steps)) for pick in (np.min, np.max))
+        x = np.geomspace(max(first, 1.0), max(last, 1.0), 120)
         values = np.stack([np.interp(x, c.env_steps, c.value) for c in own])
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0).astype(np.float32)
         x = x.astype(np.float32)
@@ -164,5 +169,5 @@ def _learning_summary(
         figure.add_scatter(x=x, y=middle, name=name, mode="lines", line={"color": colour[algorithm], "width": 2})
     figure.add_hline(y=0, line={"color": "#9aa3ad", "width": 1, "dash": "dot"})
     figure.update_yaxes(title_text=score)
-    figure.update_xaxes(title_text="environment steps")
+    figure.update_xaxes(title_text="environment steps", type="log", dtick=1)
     return styled(figure, 340, n_lines=len(algorithms), top=44)

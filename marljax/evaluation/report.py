@@ -181,7 +181,8 @@ def _generator(inputs: ReportInputs) -> str:
         f"{won} of {len(generator.scores)} scores. The bootstrap is the yardstick: it repeats real stretches, so it is "
         "hard to beat and invents nothing.</p>"
     )
-    rows_table = table(["Score", "Real", "Synthetic", "Block bootstrap", "Nearer to real"], rows)
+    heads = ["Score", "", "Perfect", "Real against real", "Synthetic", "Block bootstrap", "Nearer to perfect"]
+    rows_table = table(heads, rows, text_columns=2)
     plots = figure(
         "generated",
         figures.generated(generator),
@@ -191,14 +192,14 @@ def _generator(inputs: ReportInputs) -> str:
 
 
 def _better(score: GeneratorScore) -> str:
-    aim = score.real or 0.0
-    synthetic, bootstrap = abs(score.synthetic - aim), abs(score.bootstrap - aim)
+    synthetic, bootstrap = abs(score.synthetic - score.perfect), abs(score.bootstrap - score.perfect)
     return "neither" if synthetic == bootstrap else "synthetic" if synthetic < bootstrap else "block bootstrap"
 
 
 def _score(score: GeneratorScore) -> list[str]:
-    real = "0 is perfect" if score.real is None else number(score.real)
-    return [escape(label(score.name)), real, number(score.synthetic), number(score.bootstrap), _better(score)]
+    floor = "–" if score.floor is None else number(score.floor)
+    values = [number(score.perfect), floor, number(score.synthetic), number(score.bootstrap)]
+    return [escape(label(score.name)), f"<small>{escape(score.meaning)}</small>", *values, _better(score)]
 
 
 def _learning(inputs: ReportInputs) -> str:
@@ -208,11 +209,13 @@ def _learning(inputs: ReportInputs) -> str:
     else:
         if inputs.learning.products:
             plot = figures.learning(inputs.learning.products, inputs.learning.score)
-            text = "Every product's agents while they learn, scored on validation data."
+            text = f"Every product's agents while they learn: {inputs.learning.score} {inputs.learning.where}."
+            text += " A step costs SAC more work than PPO, so it takes fewer."
             parts.append(figure("learning", plot, text))
         if inputs.learning.meta:
             plot = figures.learning(inputs.learning.meta, inputs.learning.score)
-            parts.append(figure("meta", plot, "The meta-controller, which divides risk between the product agents."))
+            text = f"The meta-controller, which divides capital among the product agents, {inputs.learning.where}."
+            parts.append(figure("meta", plot, text))
     if inputs.selection:
         rows = []
         for chosen in inputs.selection:

@@ -55,8 +55,12 @@ class GeneratorScore:
     name: str
     synthetic: float
     bootstrap: float
-    real: float | None = None
-    """The value of held-out real data: nearer to it is better. None: the score is a distance and lower is better."""
+    perfect: float = 0.0
+    """The value of a perfect generator: nearer to it is better."""
+    floor: float | None = None
+    """What another stretch of real data scores, where that was measured: no generator need be nearer."""
+    meaning: str = ""
+    """What is measured, in a few words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Generator:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """How one learner did on validation data while it learned."""
+    """How one learner did while it learned."""
 
     name: str
     """The product, or the portfolio."""
@@ -82,15 +86,17 @@ class Curve:
     env_steps: np.ndarray
     """float[N] environment steps taken."""
     value: np.ndarray
-    """float[N] score on validation data."""
+    """float[N] score."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Learning:
     products: tuple[Curve, ...]
     meta: tuple[Curve, ...] = ()
-    score: str = "validation Sharpe ratio"
-    """What the curves show."""
+    score: str = "reward per step"
+    """What the curves show, in a few words."""
+    where: str = "on the training part"
+    """Which data it was scored on."""
 
 
 @dataclasses.dataclass(frozen=True)

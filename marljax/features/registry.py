@@ -175,6 +175,30 @@ REGISTRY: dict[str, Feature] = {
 }
 
 
+MEANINGS: dict[str, str] = {
+    "log_return": "log return of the mid since the row before",
+    "volatility": "standard deviation of log returns over a short window",
+    "volatility_ratio": "log of short over long volatility",
+    "rsi": "relative strength index (Wilder), centred",
+    "macd": "fast less slow average of the mid, in units of volatility",
+    "macd_signal": "average of MACD",
+    "macd_histogram": "MACD less its average",
+    "z_score": "distance of the mid from its trailing mean, in trailing deviations",
+    "spread": "best ask less best bid",
+    "imbalance": "bid less ask size at the touch, over their sum",
+    "depth_imbalance": "the same over all visible levels",
+    "microprice": "mid weighted by the size of the other side, less the mid",
+    "order_flow_imbalance": "net flow of orders at the touch (Cont, Kukanov and Stoikov 2014)",
+    "depth_order_flow_imbalance": "the same over all visible levels",
+    "depth_volatility": "variability of visible depth",
+    "relative_volume": "recent traded volume against its trailing mean",
+    "signed_flow": "bought less sold volume over traded volume, recently",
+    "relative_value": "residual of the price against the other products', as fitted on the training part",
+    "time_of_session": "share of the session that has passed",
+}
+"""What each feature is, in a few words."""
+
+
 def warm_up_steps(config: FeatureConfig) -> int:
     """Steps after a session's first row until every window of these features is full."""
     return max(REGISTRY[name].window(config) for name in config.names)

@@ -15,9 +15,43 @@ from marljax.generative.books import cut_windows, decompose
 
 Table = dict[str, dict[str, float]]
 
+
+@dataclass(frozen=True)
+class Score:
+    """What a score measures."""
+
+    meaning: str
+    perfect: float = 0.0
+    """What a perfect generator scores."""
+
+
+_OF = {
+    "returns": "returns of the mid",
+    "spread": "spreads",
+    "imbalance": "imbalance at the touch",
+    "touch_size": "sizes at the touch",
+}
+
+SCORES: dict[str, Score] = (
+    {
+        f"wasserstein_{name}": Score(f"Wasserstein distance of {what}, in standard deviations")
+        for name, what in _OF.items()
+    }
+    | {f"ks_{name}": Score(f"largest gap between the distributions of {what}") for name, what in _OF.items()}
+    | {
+        "acf_returns": Score("autocorrelation of returns, root mean square difference"),
+        "acf_abs_returns": Score("autocorrelation of absolute returns, root mean square difference"),
+        "kurtosis": Score("difference in excess kurtosis of returns"),
+        "hill": Score("difference in the tail index of returns"),
+        "correlation": Score("mean difference in the products' correlations"),
+        "discriminative": Score("how well a judge tells windows apart, 0 by chance to 0.5 always"),
+        "memorisation": Score("distance to the nearest training window against real data's, 0 for copies", 1.0),
+    }
+)
+"""Every score of the quality table."""
+
 _LAGS = 20
 _TAIL = 0.05
-_MARGINALS = ("returns", "spread", "imbalance", "touch_size")
 
 
 @dataclass(frozen=True)
@@ -190,8 +224,8 @@ def _distances(real: Series, other: Series) -> dict[str, float]:
         difference = autocorrelation(x, real.stretch) - autocorrelation(y, other.stretch)
         return float(np.sqrt(np.mean(difference**2)))
 
-    scores = {f"wasserstein_{field}": mean(scaled, field) for field in _MARGINALS}
-    scores |= {f"ks_{field}": mean(kolmogorov_smirnov, field) for field in _MARGINALS}
+    scores = {f"wasserstein_{field}": mean(scaled, field) for field in _OF}
+    scores |= {f"ks_{field}": mean(kolmogorov_smirnov, field) for field in _OF}
     return scores | {
         "acf_returns": mean(dependence, "returns"),
         "acf_abs_returns": mean(lambda x, y: dependence(np.abs(x), np.abs(y)), "returns"),

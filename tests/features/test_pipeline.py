@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from marljax.data.schema import LARGEST_TICK, InputError, MarketData, Product
 from marljax.features import REGISTRY, FeatureConfig, compute, fit, transform, warm_up_steps
+from marljax.features.registry import MEANINGS
 from marljax.features.returns import MINIMUM_COUNT
 from tests.reference import features as oracle
 from tests.reference.books import random_market
@@ -272,3 +273,7 @@ def test_ten_thousand_steps_of_five_products_take_a_third_of_a_second_of_one_cor
 def test_a_config_that_cannot_be_meant_is_refused(change):
     with pytest.raises(InputError):
         dataclasses.replace(ALL, **change)
+
+
+def test_every_registered_feature_says_what_it_is():
+    assert MEANINGS.keys() == REGISTRY.keys()

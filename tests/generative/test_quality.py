@@ -114,3 +114,10 @@ def test_synthetic_books_are_no_evidence():
     _, (held_out, stranger, training) = table()
     with pytest.raises(InputError, match="held-out side"):
         quality.quality_table(stranger, held_out, held_out, training)
+
+
+def test_every_score_of_the_table_says_what_it_measures():
+    market = toy_market(n_products=2, n_steps=400)
+    table = quality.quality_table(market, market.replace(origin="synthetic"), market, market)
+    assert table.keys() <= quality.SCORES.keys()
+    assert quality.SCORES["memorisation"].perfect == 1.0

@@ -46,7 +46,10 @@ def example(n_products: int = 2, n_steps: int = 240, **replaced) -> inputs.Repor
             {"train": (0, third), "validation": (third, 2 * third), "test": (2 * third, n_steps)},
         ),
         "generator": inputs.Generator(
-            (inputs.GeneratorScore("Distance", 0.2, 0.1), inputs.GeneratorScore("Kurtosis", 5.0, 9.0, 6.0)),
+            (
+                inputs.GeneratorScore("Distance", 0.2, 0.1),
+                inputs.GeneratorScore("Memory", 1.5, 4.0, perfect=1.0, floor=1.2, meaning="how much is kept"),
+            ),
             noise,
             {source: 0.3 / np.arange(1, 20) for source in noise},
             {source: rng.integers(1, 6, 300) for source in noise},
