@@ -1,0 +1,71 @@
+"""Every configuration key acts: something reads it, it survives the trip through JSON, and its help says what it is."""
+
+import ast
+import dataclasses
+import typing
+from pathlib import Path
+
+import pytest
+
+from experiments.pipeline import PRESETS, PipelineConfig
+from marljax.runtime.config import from_json, to_json
+
+ROOT = Path(__file__).parents[2]
+
+
+def leaves(config_type: type, prefix: str = "") -> list[tuple[type, str, str]]:
+    """(class, field, dotted name) of every key."""
+    hints, found = typing.get_type_hints(config_type), []
+    for field in dataclasses.fields(config_type):
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hints[field.name]):
+            found += leaves(hints[field.name], f"{name}.")
+        else:
+            found.append((config_type, field.name, name))
+    return found
+
+
+def attributes_read() -> set[str]:
+    """Every attribute that code outside a configuration's own checks reads."""
+    read: set[str] = set()
+    for file in [*(ROOT / "marljax").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
+        tree = ast.parse(file.read_text())
+        checks = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and node.name == "__post_init__"
+            for inner in ast.walk(node)
+        }
+        read |= {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in checks
+        }
+    return read
+
+
+READ = attributes_read()
+
+
+@pytest.mark.parametrize("name", [name for _, _, name in leaves(PipelineConfig)])
+def test_every_key_is_read_by_something(name):
+    assert name.rpartition(".")[2] in READ
+
+
+@pytest.mark.parametrize("config_type", sorted({t for t, _, _ in leaves(PipelineConfig)}, key=lambda t: t.__name__))
+def test_every_key_has_a_help_text(config_type):
+    module = ast.parse(Path(typing.cast(str, __import__(config_type.__module__, fromlist=["_"]).__file__)).read_text())
+    (body,) = [n.body for n in ast.walk(module) if isinstance(n, ast.ClassDef) and n.name == config_type.__name__]
+    documented = {
+        statement.target.id
+        for statement, following in zip(body, body[1:], strict=False)
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr)
+    }
+    plain = {field for owner, field, _ in leaves(PipelineConfig) if owner is config_type}
+    assert plain <= documented
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_survives_the_trip_through_json(preset):
+    assert from_json(PipelineConfig, to_json(PRESETS[preset])) == PRESETS[preset]
+    assert PRESETS[preset].preset == preset
