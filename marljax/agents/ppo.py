@@ -28,6 +28,8 @@ from marljax.agents.learner import (
 from marljax.agents.networks import apply_mlp, init_mlp
 from marljax.agents.policy import PolicyParams, TanhGaussianPolicy
 from marljax.agents.returns import generalised_advantage
+from marljax.data.limits import require, require_counts, require_not_negative, require_positive, require_shares
+from marljax.data.schema import InputError
 from marljax.envs.environment import Environment
 
 
@@ -67,8 +69,15 @@ class PPOConfig:
     """Factor on rewards before learning [1]; metrics stay unscaled."""
 
     def __post_init__(self) -> None:
+        require_counts(self, "n_envs", "n_steps", "n_epochs", "n_minibatches", "hidden")
+        require_positive(self, "learning_rate", "max_grad_norm", "reward_scale")
+        require(self, "above 0 and at most 1", lambda x: 0 < x <= 1, "discount")
+        require_shares(self, "gae_lambda")
+        require_not_negative(
+            self, "learning_rate_decay", "ratio_clip", "value_clip", "value_coefficient", "entropy_coefficient"
+        )
         if self.n_steps % self.n_minibatches:
-            raise ValueError(f"n_minibatches {self.n_minibatches} does not divide n_steps {self.n_steps}")
+            raise InputError(f"n_minibatches {self.n_minibatches} does not divide n_steps {self.n_steps}")
 
 
 @struct.dataclass

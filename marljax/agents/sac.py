@@ -28,6 +28,8 @@ from marljax.agents.learner import (
 )
 from marljax.agents.networks import apply_mlp, init_mlp
 from marljax.agents.policy import PolicyParams, TanhGaussianPolicy
+from marljax.data.limits import require, require_counts, require_positive, require_shares
+from marljax.data.schema import InputError
 from marljax.envs.environment import Environment
 
 
@@ -63,13 +65,17 @@ class SACConfig:
     """Factor on rewards before learning [1]; metrics stay unscaled."""
 
     def __post_init__(self) -> None:
+        require_counts(self, "n_envs", "n_iterations", "updates_per_iteration", "batch_size", "capacity", "hidden")
+        require(self, "at least 1: learning samples from the replay at once", lambda x: x >= 1, "warmup_steps")
+        require_positive(self, "learning_rate", "initial_temperature", "reward_scale")
+        require(self, "above 0 and at most 1", lambda x: 0 < x <= 1, "discount")
+        require_shares(self, "target_rate")
+        require(self, "finite", lambda _: True, "target_entropy")
         if self.capacity % self.n_envs or self.capacity < self.n_envs * self.warmup_steps:
-            raise ValueError(
+            raise InputError(
                 f"capacity {self.capacity} must be a multiple of n_envs {self.n_envs} and hold the warm-up of "
                 f"{self.n_envs * self.warmup_steps} transitions"
             )
-        if self.warmup_steps < 1:
-            raise ValueError("warmup_steps must be at least 1: learning samples from the replay at once")
 
 
 class Experience(NamedTuple):

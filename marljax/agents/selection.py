@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from marljax.data.limits import require, require_counts, require_not_negative
+
 SIMPLEST_FIRST = ("ppo", "sac")
 
 Row = dict[str, Any]
@@ -28,6 +30,11 @@ class SelectionConfig:
     """Steps in one block of time [steps]; 0 takes the square root of the record's length."""
     seed: int = 0
     """Seed of the resampling [1]."""
+
+    def __post_init__(self) -> None:
+        require(self, "between 0.5 and 1", lambda x: 0.5 < x < 1, "confidence")
+        require_counts(self, "n_resamples")
+        require_not_negative(self, "block_length", "seed")
 
 
 def sharpe(returns: np.ndarray, steps_per_year: float = 1.0) -> np.ndarray:

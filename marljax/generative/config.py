@@ -2,6 +2,8 @@
 
 from flax import struct
 
+from marljax.data.limits import require_counts, require_not_negative, require_positive, require_shares
+
 
 @struct.dataclass
 class GanConfig:
@@ -38,9 +40,10 @@ class GanConfig:
     clock_jitter: float = 0.05
     """Half-width of the noise on the time of session, so that it identifies no window [share of a session]."""
 
-
-SMOKE = GanConfig(chunks=3)
-"""Ends in seconds: shows that the machinery works, not what it can do."""
-
-DEMO = GanConfig()
-"""For one CPU core and half a minute."""
+    def __post_init__(self) -> None:
+        require_counts(
+            self, "window", "stride", "hidden", "latents", "batch", "critic_steps", "steps_per_chunk", "chunks"
+        )
+        require_positive(self, "generator_rate", "critic_rate")
+        require_not_negative(self, "context", "penalty", "clock_jitter")
+        require_shares(self, "average_decay", "context_dropout")

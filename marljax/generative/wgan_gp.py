@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from marljax.generative.config import DEMO, SMOKE, GanConfig
+from marljax.generative.config import GanConfig
 from marljax.generative.dataset import Batch, Dataset, Draw, draw_numbers, make_dataset, sample_batch
 from marljax.generative.networks import (
     CriticNetwork,
@@ -25,8 +25,6 @@ from marljax.generative.networks import (
 )
 
 __all__ = [
-    "DEMO",
-    "SMOKE",
     "Dataset",
     "GanConfig",
     "GanState",

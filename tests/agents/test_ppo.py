@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 from marljax.agents.learner import Transition
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO, Batch, PPOConfig, loss, prepare
+from marljax.data.schema import InputError
 from tests.reference import learning
 from tests.reference.tasks import TARGET, Task
 
@@ -108,3 +110,29 @@ def test_learning_rate_decays_linearly_to_zero():
 def test_minibatches_must_divide_the_rollout():
     with pytest.raises(ValueError, match="does not divide"):
         PPOConfig(n_steps=10, n_minibatches=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_envs", 0),
+        ("n_steps", 0),
+        ("n_epochs", 0),
+        ("n_minibatches", 0),
+        ("hidden", (8, 0)),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("inf")),
+        ("discount", 0.0),
+        ("discount", 1.01),
+        ("gae_lambda", -0.1),
+        ("entropy_coefficient", -1.0),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=f"{name} must be .*, got {re.escape(repr(value))}"):
+        PPOConfig(**{name: value})
+
+
+def test_a_sweep_may_carry_any_number():
+    swept = jax.vmap(lambda rate: PPOConfig(learning_rate=rate))(jnp.array([-1.0, 1.0]))
+    assert swept.learning_rate.tolist() == [-1.0, 1.0]

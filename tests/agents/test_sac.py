@@ -7,6 +7,7 @@ import pytest
 from marljax.agents.networks import init_mlp
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.sac import SAC, Experience, Learnt, SACConfig, gradient_step, loss
+from marljax.data.schema import InputError
 from tests.reference import learning
 from tests.reference.tasks import TARGET, Task
 
@@ -114,3 +115,22 @@ def test_replay_holds_the_observation_before_the_reset():
 def test_capacity_must_hold_the_warm_up():
     with pytest.raises(ValueError, match="warm-up"):
         SACConfig(n_envs=8, warmup_steps=10, capacity=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_envs", 0),
+        ("n_iterations", 0),
+        ("updates_per_iteration", 0),
+        ("batch_size", 0),
+        ("warmup_steps", 0),
+        ("learning_rate", -1e-3),
+        ("initial_temperature", 0.0),
+        ("target_rate", 1.5),
+        ("discount", 2.0),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=f"{name} must be .*, got {value}"):
+        SACConfig(**{name: value})

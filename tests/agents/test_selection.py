@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from marljax.agents.selection import SelectionConfig, select, sharpe
+from marljax.data.schema import InputError
 from tests.reference import learning
 
 
@@ -76,3 +77,12 @@ def test_one_input_gives_one_choice():
 def test_returns_that_cannot_be_compared_are_refused(data, match):
     with pytest.raises(ValueError, match=match):
         select(data, ["A"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("confidence", 0.5), ("confidence", 1.0), ("n_resamples", 0), ("block_length", -1), ("seed", -1)],
+)
+def test_an_impossible_setting_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=f"{name} must be .*, got {value}"):
+        SelectionConfig(**{name: value})

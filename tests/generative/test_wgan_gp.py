@@ -167,3 +167,20 @@ def test_seeds_train_side_by_side():
     assert metrics["wasserstein"].shape == (2, SMALL.chunks)
     assert states.step.tolist() == [SMALL.chunks * SMALL.steps_per_chunk] * 2
     assert len(set(metrics["wasserstein"][:, -1].tolist())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("window", 0),
+        ("context", -1),
+        ("critic_steps", 0),
+        ("chunks", 0),
+        ("critic_rate", 0.0),
+        ("penalty", -1.0),
+        ("context_dropout", 1.1),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=f"{name} must be .*, got {value}"):
+        GanConfig(**{name: value})
