@@ -130,3 +130,16 @@ def test_hostile_tables_end_in_clean_books_or_in_one_line(tmp_path_factory, rows
         return
     report.check()
     assert bool((data.bid_price[..., 0] < data.ask_price[..., 0]).all())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("tick_size", [None, 1e-6])
+@pytest.mark.parametrize("column", ["bid_price_1", "ask_size_1", "session"])
+def test_a_number_near_the_largest_is_refused_without_a_warning(tmp_path, column, tick_size):
+    row = dict(zip((HEADER + ",session").split(","), ["0", "X", "100", "3", "101", "4", "1"], strict=True)) | {
+        column: "1e306"
+    }
+    path = tmp_path / "a.csv"
+    path.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    with pytest.raises(InputError, match=rf"a.csv:2: column '{column}'.*1e\+306"):
+        read("table", [path], tick_size=tick_size, lot_size=tick_size)

@@ -97,11 +97,13 @@ class Cells:
         return self._whole(column, sizes, lot_size, "lot")
 
     def _whole(self, column: str, values: np.ndarray, unit: float | np.ndarray, what: str) -> np.ndarray:
-        exact = values / unit
-        whole = np.round(exact)
-        tolerance = _GRID_TOLERANCE + 1e-12 * np.abs(exact)
+        # A cell near the largest float overflows; as an infinity it is refused below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact = values / unit
+            whole = np.round(exact)
+            off_grid = np.abs(exact - whole) > _GRID_TOLERANCE + 1e-12 * np.abs(exact)
         for wrong, problem in (
-            (np.abs(exact - whole) > tolerance, f"is no whole number of {what}s of"),
+            (off_grid, f"is no whole number of {what}s of"),
             (np.abs(whole) >= LARGEST_TICK, f"is 2**28 {what}s or more of"),
         ):
             if wrong.any():
@@ -168,7 +170,8 @@ def parse(
     try:
         table = arrow_csv.read_csv(
             pa.py_buffer(content + b"\n"),
-            read_options=arrow_csv.ReadOptions(skip_rows=int(header), column_names=unique),
+            # Arrow's threads may outlive an interpreter that leaves by an error, which aborts the process.
+            read_options=arrow_csv.ReadOptions(use_threads=False, skip_rows=int(header), column_names=unique),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=False),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict(types),

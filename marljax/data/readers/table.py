@@ -136,6 +136,7 @@ def _read(member: Member, columns: dict[str, str], delimiter: str, time_unit: st
     if "session" in rows.table.column_names:
         numbers = rows.floats("session")
         rows.refuse(~(numbers == np.round(numbers)), "session", "is no whole number")
+        rows.refuse(np.abs(numbers) >= 2**63, "session", "is out of range")
         session = numbers.astype(np.int64).astype(object)
     stem = member.stem_name.rsplit(".", 1)[0]
     product = rows.texts("product") if "product" in rows.table.column_names else np.full(len(rows), stem, object)
@@ -263,8 +264,9 @@ def _common_divisor(tables: Sequence[_Rows], name: str, columns: Sequence[str]) 
         mine = t.product == name
         for column in (c for c in columns if c in t.rows.table.column_names):
             values = t.rows.floats(column)
-            units = np.round(values / _RESOLUTION)
-            off = np.abs(values - units * _RESOLUTION) > 1e-3 * _RESOLUTION + 1e-15 * np.abs(values)
+            with np.errstate(over="ignore", invalid="ignore"):
+                units = np.round(values / _RESOLUTION)
+                off = np.abs(values - units * _RESOLUTION) > 1e-3 * _RESOLUTION + 1e-15 * np.abs(values)
             t.rows.refuse(
                 mine & (off | (np.abs(units) >= 2**62)), column, "needs a tick_size or lot_size: none inferred"
             )
