@@ -132,7 +132,8 @@ def _condense(box: str) -> str:
     """The message in a box that tyro drew, as one line: what stands between its title and the rule that follows."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]
     message = itertools.takewhile(_is_text, itertools.dropwhile(lambda line: not _is_text(line), lines))
-    return " ".join(" ".join(line.strip("│| ") for line in message).split()).removeprefix("Error parsing ")
+    line = " ".join(" ".join(line.strip("│| ") for line in message).split())
+    return line.removeprefix("Error parsing ").removeprefix("settings.")
 
 
 def _is_text(line: str) -> bool:

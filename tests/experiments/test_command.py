@@ -27,6 +27,10 @@ class Data:
     fee: float = 0.1
     """Taker fee [basis points]."""
 
+    def __post_init__(self) -> None:
+        if self.fee < 0:
+            raise InputError(f"fee must not be negative, got {self.fee}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -85,6 +89,7 @@ def test_a_misspelt_key_names_file_and_closest_key(tmp_path):
         (["--data.fe=3"], "error: unknown flag --data.fe; did you mean '--data.fee'? (see --help)"),
         (["stray"], "error: unexpected argument 'stray' (see --help)"),
         (["--seed", "x"], "error: --seed: invalid literal for int() with base 10: 'x' (see --help)"),
+        (["--data.fee", "-1"], "error: data: fee must not be negative, got -1.0 (see --help)"),
         (["--data.fee", "nan"], "error: data.fee: expected a finite number"),
         (["--preset", "tiny", "--help"], "error: invalid choice 'tiny' for argument '--preset'."),
         (["--seed"], "error: Missing value for argument '--seed'."),
