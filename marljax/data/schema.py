@@ -9,7 +9,6 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import chex
 import jax
 import numpy as np
 import pandas as pd
@@ -237,13 +236,3 @@ def assert_not_synthetic(data: MarketData, purpose: str) -> None:
     """Raise InputError where generated books are about to be used as evidence (validation, test, backtest)."""
     if data.origin == "synthetic":
         raise InputError(f"synthetic data may not be used for {purpose}")
-
-
-def check_shapes(data: MarketData) -> None:
-    """Assert that shapes and dtypes are as documented: cheap, works on tracers. Raises AssertionError."""
-    shape = data.bid_price.shape
-    chex.assert_rank(data.bid_price, 3)
-    chex.assert_shape([data.ask_price, data.bid_size, data.ask_size], shape)
-    chex.assert_shape([data.trade_volume, data.trade_imbalance, data.pnl, data.valid], shape[:2])
-    chex.assert_shape([data.seconds, data.session], shape[:1])
-    chex.assert_type([data.bid_price, data.ask_price, data.bid_size, data.ask_size, data.session], int)
