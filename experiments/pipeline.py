@@ -12,17 +12,22 @@ what is missing and ends with the same numbers.
 import dataclasses
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from command import run
 from marljax.data.clean import CleaningConfig
+from marljax.data.schema import InputError
 from marljax.data.splits import SplitConfig
 from marljax.envs.portfolio import PortfolioEnv
 from marljax.envs.tapes import CostConfig, TradingConfig
 from marljax.envs.worlds import AllocationConfig
 from marljax.features import FeatureConfig
 from marljax.generative.wgan_gp import GanConfig
+from marljax.portfolio.market_state import cut_blocks
 from marljax.runtime.artefacts import canonical_json, write_atomic, write_json
 from marljax.runtime.config import to_json
 from marljax.runtime.progress import print_line
@@ -30,7 +35,7 @@ from marljax.runtime.stages import Stage, StageCache, provenance
 from stages.agents import AgentsConfig, Trading, agents_stage, chosen_policies
 from stages.evaluation import BacktestConfig, backtest_stage
 from stages.generator import SyntheticConfig, generator_stage, synthetic_rows
-from stages.market import DataConfig, data_stage, features_stage, session_seconds
+from stages.market import DataConfig, check_market, data_stage, features_stage
 from stages.meta import MetaConfig, Portfolio, meta_policy, meta_stage
 from stages.report import report_stage
 
@@ -65,6 +70,12 @@ class PipelineConfig:
     meta: MetaConfig = MetaConfig()
     backtest: BacktestConfig = BacktestConfig()
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must lie within 0 and 2**32 - 1, got {self.seed}")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError("--run-dir names a file, not a folder", file=self.folder)
+
     @property
     def folder(self) -> Path:
         return self.run_dir or Path("runs") / self.preset
@@ -77,6 +88,8 @@ def _presets() -> dict[str, PipelineConfig]:
         preset="smoke",
         generator=dataclasses.replace(demo.generator, chunks=2),
         synthetic=SyntheticConfig(sessions=16),
+        # Untrained agents would sit inside the usual band, and a smoke run is to show that orders flow.
+        trading=TradingConfig(no_trade_band=0.05),
         agents=dataclasses.replace(demo.agents, seeds=1, ppo_chunks=4, sac_chunks=2),
         meta=dataclasses.replace(demo.meta, seeds=1, chunks=2),
         backtest=BacktestConfig(replications=2, resamples=500),
@@ -108,7 +121,8 @@ def main(config: PipelineConfig) -> None:
     def wanted(name: StageName) -> bool:
         return STAGES.index(name) <= last
 
-    done["data"] = data_stage(cache, config.data, config.cleaning)
+    check = partial(check_market, splits=config.split, window=config.generator.window)
+    done["data"] = data_stage(cache, config.data, config.cleaning, check, folder)
     books = done["data"].value
     write_json(folder / "config.json", to_json(config))
     write_json(
@@ -147,8 +161,10 @@ def main(config: PipelineConfig) -> None:
     if not wanted("agents"):
         return
     upstream["generator"] = done["generator"].key
-    step_seconds = float(trading.costs.step_seconds[0])
-    steps_per_year = config.backtest.trading_days * session_seconds(market.data) / step_seconds
+    session = np.asarray(market.data.session)
+    n_sessions = len(np.unique(session))
+    # Rows are counted, not seconds: a lunch break that is left out of the grid earns nothing.
+    steps_per_year = config.backtest.trading_days * len(session) / n_sessions
     done["agents"] = agents_stage(
         cache,
         upstream,
@@ -172,7 +188,8 @@ def main(config: PipelineConfig) -> None:
         policies=chosen_policies(done["agents"], config.agents, len(market.feature_names) + 1),
         allocation=config.allocation,
     )
-    blocks_per_year = steps_per_year / config.allocation.rows_per_block
+    n_blocks = cut_blocks(session, config.allocation.rows_per_block).start.shape[0]
+    blocks_per_year = config.backtest.trading_days * n_blocks / n_sessions
     done["meta"] = meta_stage(
         cache,
         upstream,

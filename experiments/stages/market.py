@@ -1,7 +1,7 @@
 """Stages `data` and `features`: files to clean books, books to scaled features, both split by time."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,11 @@ from marljax.data.schema import InputError, MarketData, Product, SourceFile, ass
 from marljax.data.splits import Split, SplitConfig, split
 from marljax.envs.tapes import Rows
 from marljax.features import FeatureConfig, fit, transform, warm_up_steps
+from marljax.generative.books import cut_windows
 from marljax.runtime.stages import Artefact, Stage, StageCache, hash_file, load_artefact, save_artefact
+
+FEWEST_WINDOWS = 6
+"""Windows that the training and the validation part must hold [count]."""
 
 BOOK_FIELDS = tuple(field.name for field in dataclasses.fields(MarketData) if field.name not in ("products", "origin"))
 """What MarketData holds besides its products and origin."""
@@ -88,14 +92,32 @@ class Market:
         return self.rows.part(getattr(self.split, name))
 
 
-def data_stage(cache: StageCache, config: DataConfig, cleaning: CleaningConfig) -> Stage[CleanBooks]:
-    """Read and clean, or load what was read and cleaned from the same bytes."""
+def data_stage(
+    cache: StageCache,
+    config: DataConfig,
+    cleaning: CleaningConfig,
+    check: Callable[[MarketData], None],
+    run_dir: Path,
+) -> Stage[CleanBooks]:
+    """Read and clean, or load what was read and cleaned from the same bytes.
+
+    `check` raises InputError for books that a later stage could not use, before anything is written.
+    """
+
+    def compute(_: Path) -> CleanBooks:
+        books = _read_and_clean(config, cleaning)
+        try:
+            check(books.data)
+        except InputError as error:
+            raise InputError(error.message, file=", ".join(map(str, config.paths))) from error
+        return books
+
     inputs = {
         "data": {k: v for k, v in dataclasses.asdict(config).items() if k != "path"},
         "cleaning": dataclasses.asdict(cleaning),
-        "files": _fingerprint(config.paths),
+        "files": _fingerprint(config.paths, run_dir),
     }
-    return cache.run("data", inputs, lambda _: _read_and_clean(config, cleaning), save=_save_books, load=_load_books)
+    return cache.run("data", inputs, compute, save=_save_books, load=_load_books, announce=False)
 
 
 def features_stage(
@@ -131,6 +153,26 @@ def session_seconds(data: MarketData) -> float:
     return float(max(np.ptp(seconds[session == s]) for s in np.unique(session)))
 
 
+def check_market(data: MarketData, splits: SplitConfig, window: int) -> None:
+    """Raise InputError where the books cannot be divided, priced, or hold too few windows to judge a generator by."""
+    mid = np.asarray(data.double_mid)
+    if (mid <= 0).any():
+        t, p = np.argwhere(mid <= 0)[0]
+        raise InputError(
+            f"product {data.products[p].name!r} has a mid of {mid[t, p] / 2:g} ticks at step {t}: returns and shares "
+            "of capital need positive prices"
+        )
+    parts = split(data, splits)
+    for name in ("train", "validation"):
+        rows = getattr(parts, name)
+        found = len(cut_windows(data.rows(rows.start, rows.stop), window, window))
+        if found < FEWEST_WINDOWS:
+            raise InputError(
+                f"the {name} part of {rows.stop - rows.start} steps holds {found} unbroken windows of {window} steps, "
+                f"{FEWEST_WINDOWS} are needed to judge generated books; bring more data or lower --generator.window"
+            )
+
+
 def _read_and_clean(config: DataConfig, cleaning: CleaningConfig) -> CleanBooks:
     raw = read(
         "prosperity" if config.source == "sample" else config.source,
@@ -146,13 +188,18 @@ def _read_and_clean(config: DataConfig, cleaning: CleaningConfig) -> CleanBooks:
     return CleanBooks(data, report.to_dict(), raw.files)
 
 
-def _fingerprint(paths: Sequence[Path]) -> dict[str, str]:
-    """sha256 of every file at or below the paths, by the name the user gave. Raises InputError for a missing path."""
+def _fingerprint(paths: Sequence[Path], run_dir: Path) -> dict[str, str]:
+    """sha256 of every file at or below the paths but the run's own, by the name the user gave.
+
+    Raises InputError for a missing path.
+    """
     found: dict[str, str] = {}
     for path in paths:
         if not path.exists():
             raise InputError("no such file or folder", file=path)
         for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            if run_dir.resolve() in file.resolve().parents:
+                continue
             found[file.name if path == SAMPLE else str(file)] = hash_file(file)
     return found
 

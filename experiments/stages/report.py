@@ -88,7 +88,7 @@ def inputs(
         cleaning=_cleaning(done["data"].value.report),
         overview=_overview(market),
         generator=_generator(done["generator"]),
-        learning=_learning(done, [p.name for p in data.products]),
+        learning=_learning(done, [p.name for p in data.products], config.synthetic.fraction),
         selection=tuple(
             ri.Selection(name, row["algorithm"], [row["interval"][0], row["margin"], row["interval"][1]])
             for name, row in done["agents"].value.metadata["selection"].items()
@@ -158,7 +158,7 @@ def _generator(stage: Stage[Any]) -> ri.Generator:
     )
 
 
-def _learning(done: dict[str, Stage[Any]], products: list[str]) -> ri.Learning:
+def _learning(done: dict[str, Stage[Any]], products: list[str], synthetic: float) -> ri.Learning:
     curves = done["agents"].value.metadata["curves"]
     meta = done["meta"].value.metadata["curves"]
     return ri.Learning(
@@ -167,6 +167,7 @@ def _learning(done: dict[str, Stage[Any]], products: list[str]) -> ri.Learning:
             for p, product in enumerate(products)
             for algorithm, curve in curves.items()
         ),
+        where=f"on the training part; {synthetic:.0%} of the product agents' episodes are synthetic",
         meta=(ri.Curve("portfolio", "ppo", np.array(meta["env_steps"]), np.array(meta["reward"]).mean(axis=1)),),
     )
 

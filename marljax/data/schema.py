@@ -215,6 +215,9 @@ def _check(host: dict[str, np.ndarray], products: tuple[Product, ...]) -> None:
         "bids are not strictly descending": (np.diff(bid, axis=-1) >= 0).any(-1),
         "asks are not strictly ascending": (np.diff(ask, axis=-1) <= 0).any(-1),
         "the book is crossed or locked": bid[..., 0] >= ask[..., 0],
+        "more than 2**30 lots stand on one side": (
+            np.maximum(host["bid_size"].sum(-1, dtype=np.int64), host["ask_size"].sum(-1, dtype=np.int64)) > 2**30
+        ),
         "a size is negative": (host["bid_size"] < 0).any(-1) | (host["ask_size"] < 0).any(-1),
         "a best level is absent": (host["bid_size"][..., 0] == 0) | (host["ask_size"][..., 0] == 0),
         "traded volume is negative": host["trade_volume"] < 0,

@@ -84,7 +84,7 @@ class ReplayEnv(Environment[ReplayState, ReplayParams]):
 
 
 def target_position(fraction: jax.Array, held: jax.Array, limit: jax.Array, band: jax.Array) -> jax.Array:
-    """The position to trade to, int32[] lots.
+    """The position to trade to, int32[] lots, never beyond the limit.
 
     Under proportional costs it pays to leave a position alone while it is near enough to the one that is wanted (Davis
     and Norman, Mathematics of Operations Research 15, 1990).
@@ -95,9 +95,10 @@ def target_position(fraction: jax.Array, held: jax.Array, limit: jax.Array, band
         limit: float32[] lots, > 0.
         band: float32[] fraction of the limit by which the two must differ.
     """
+    most = jnp.floor(limit).astype(jnp.int32)
     wanted = jnp.round(jnp.where(jnp.isnan(fraction), 0.0, fraction) * limit).astype(jnp.int32)
     near = jnp.isnan(fraction) | (jnp.abs(wanted - held) < band * limit)
-    return jnp.where(near, held, wanted)
+    return jnp.clip(jnp.where(near, held, wanted), -most, most)
 
 
 def observe(time: jax.Array, position: jax.Array, params: ReplayParams) -> jax.Array:

@@ -14,7 +14,7 @@ import numpy as np
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.replay import ReplayParams
 from marljax.market.ladder import ladders
-from marljax.market.slippage import CostModel, Tape
+from marljax.market.slippage import LARGEST_STEP, CostModel, Tape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +67,30 @@ class TradingConfig:
 
 
 def tape(data: MarketData) -> Tape:
-    """The tapes of all products: `ladder` int32[T, P, 2, 2K], `mark` int32[T, P, 2].
+    """The tapes of all products: `ladder` int32[T, P, 2, 2K], `mark` int32[T, P, 3].
 
     The mid's change on the last row is 0.
     """
     mid = data.double_mid
     move = jnp.diff(mid, axis=0, append=mid[-1:])
-    return Tape(ladder=ladders(data), mark=jnp.stack([mid, move], axis=-1))
+    last = jnp.diff(data.session, append=data.session[-1:] + 1) != 0
+    last = jnp.broadcast_to(last[:, None], mid.shape).astype(jnp.int32)
+    return Tape(ladder=ladders(data), mark=jnp.stack([mid, move, last], axis=-1))
+
+
+def check_countable(data: MarketData, lots: np.ndarray) -> None:
+    """Raise InputError where positions of `lots` (float[P]) are too large for an account to count a step of them."""
+    mid = np.asarray(data.double_mid, np.float64)
+    reach = np.abs(np.diff(mid, axis=0)).max(axis=0, initial=1.0)
+    for side in (data.ask_price, data.bid_price):
+        # The dearest lot of an order costs this much beyond the mid.
+        reach = np.maximum(reach, np.abs(2.0 * np.asarray(side)[..., -1] - mid).max(axis=0))
+    for product, most, n in zip(data.products, reach, lots, strict=True):
+        if n >= 2**24 or n * most >= LARGEST_STEP:
+            raise InputError(
+                f"product {product.name!r}: a position of {n:.4g} lots against a move of {most:.4g} half ticks is more "
+                "than an account counts in one step; give the product a larger lot_size or lower --trading.capital"
+            )
 
 
 def session_bounds(session: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,8 +161,6 @@ def position_limits(train: MarketData, capital: float) -> np.ndarray:
                 f"product {product.name!r}: an equal share of the capital {capital:.6g} buys no lot; one needs "
                 f"--trading.capital of at least {capital / n:.6g}"
             )
-        if n >= 2**24:
-            raise InputError(f"product {product.name!r}: {n:.3g} lots are too many to count; lower --trading.capital")
     return np.floor(lots).astype(np.int32)
 
 
@@ -192,6 +207,7 @@ def replay_params(
     Raises InputError where no session is long enough for an episode.
     """
     n_products = real.data.n_products
+    check_countable(real.data, 2.0 * max_position)
     starts = _starts(real, episode_steps, "session")
     parts, synthetic_starts = [real], starts
     if synthetic is not None:

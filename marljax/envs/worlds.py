@@ -9,7 +9,7 @@ import numpy as np
 
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.portfolio import PortfolioParams, World
-from marljax.envs.tapes import Rows, tape
+from marljax.envs.tapes import Rows, check_countable, tape
 from marljax.market.slippage import CostModel
 from marljax.portfolio.guardrails import limits
 from marljax.portfolio.market_state import Blocks, MarketState, cut_blocks, market_state, row_returns
@@ -98,6 +98,14 @@ def portfolio_params(
 
     Raises InputError where no session of the part holds an episode.
     """
+    mid = np.asarray(rows.data.double_mid)
+    if (mid <= 0).any():
+        t, p = np.argwhere(mid <= 0)[0]
+        raise InputError(
+            f"product {data.products[p].name!r}: capital cannot be allocated at a mid of {mid[t, p] / 2:g}"
+        )
+    lot_value = 0.5 * mid.min(axis=0) * data.tick_values()
+    check_countable(rows.data, 2.0 * capital * config.leverage / lot_value)
     blocks, market = _market_along(data, part, config)
     length = np.asarray(blocks.length)
     start, session = np.asarray(blocks.start), np.asarray(rows.data.session)
@@ -107,7 +115,7 @@ def portfolio_params(
     if len(starts) == 0:
         raise InputError(
             f"no session holds an episode of {episode_blocks} rebalances every {config.rows_per_block} steps: the "
-            f"longest has {length[rows.warm[start]].sum()} warm rows in all; use shorter episodes or a finer grid"
+            f"part has {length[rows.warm[start]].sum()} warm rows in all; use shorter episodes or a finer grid"
         )
     train_returns = np.asarray(row_returns(train), np.float64)
     typical = np.maximum(train_returns.std(axis=0), 1e-9) * np.sqrt(config.rows_per_block)

@@ -144,10 +144,10 @@ def costs_by_item(accounts: Account, tick_value: jax.Array) -> dict[str, jax.Arr
     """
     half_tick = 0.5 * tick_value
     return {
-        "gross": half_tick * accounts.gross,
-        "slippage": half_tick * accounts.slippage,
-        "latency": half_tick * accounts.latency,
+        "gross": half_tick * accounts.gross.value(),
+        "slippage": half_tick * accounts.slippage.value(),
+        "latency": half_tick * accounts.latency.value(),
         "impact": accounts.impact,
         "fees": accounts.fees,
-        "net": half_tick * (accounts.gross - accounts.slippage - accounts.latency) - accounts.impact - accounts.fees,
+        "net": accounts.net(tick_value),
     }

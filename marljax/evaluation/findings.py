@@ -93,16 +93,21 @@ def headline(inputs: ReportInputs) -> str:
     tested = backtest.strategies[0]
     market = "simulated market" if inputs.origin == "simulated" else "recorded market"
     result = tested.metrics["total_return"]
+    idle = tested.metrics.get("turnover") == 0
     moved = (
-        "earned nothing and lost nothing"
+        "never traded"
+        if idle
+        else "earned nothing and lost nothing"
         if result == 0
         else f"{'earned' if result > 0 else 'lost'} {percent(abs(result))}"
     )
     costs = sum(tested.costs.values())
-    paid = f" after paying {number(costs)} {inputs.currency} in costs" if tested.costs else " net of costs"
+    paid = (
+        "" if idle else f" after paying {number(costs)} {inputs.currency} in costs" if tested.costs else " net of costs"
+    )
     first = (
         f"Over {span(tested_seconds(backtest))} of {market} that was held out from all learning, "
-        f"{label(tested.name)} {moved}{paid}."
+        f"{label(tested.name)} {moved}{'' if idle else paid}."
     )
     return f"{first} {_comparison(backtest)}"
 

@@ -14,6 +14,11 @@ from marljax.market.impact import square_root_impact
 from marljax.market.ladder import walk
 from marljax.market.latency import arrives_late
 
+_LOW_BITS = 24
+
+LARGEST_STEP = 2**30
+"""What one step may add to a tally [half ticks x lots]: position x move, and the cost of one order, stay below it."""
+
 
 @struct.dataclass
 class CostModel:
@@ -35,7 +40,36 @@ class Tape:
     """One product's market as orders meet it, row by row. Built by `marljax.envs.tapes.tape`."""
 
     ladder: jax.Array  # int32[T, 2, 2K] see marljax.market.ladder
-    mark: jax.Array  # int32[T, 2] twice the mid [half ticks], and its change to the next row
+    mark: jax.Array  # int32[T, 3] twice the mid [half ticks], its change to the next row, 1 on a session's last row
+
+
+@struct.dataclass
+class Tally:
+    """A whole number beyond 32 bits, in two words: high x 2**24 + low."""
+
+    high: jax.Array  # int32[]
+    low: jax.Array  # int32[], 0 <= low < 2**24
+
+    @classmethod
+    def zero(cls) -> "Tally":
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def plus(self, amount: jax.Array) -> "Tally":
+        """The exact sum with an int32[] of absolute value below `LARGEST_STEP`."""
+        return self._carried(self.high, self.low + amount)
+
+    def minus(self, other: "Tally") -> "Tally":
+        """The exact difference."""
+        return self._carried(self.high - other.high, self.low - other.low)
+
+    @staticmethod
+    def _carried(high: jax.Array, low: jax.Array) -> "Tally":
+        carry = low >> _LOW_BITS
+        return Tally(high + carry, low - (carry << _LOW_BITS))
+
+    def value(self) -> jax.Array:
+        """float32[] the number, rounded once."""
+        return self.high.astype(jnp.float32) * 2.0**_LOW_BITS + self.low
 
 
 @struct.dataclass
@@ -43,14 +77,14 @@ class Account:
     """A trading account in one product since it was opened.
 
     Counted from the mid at the moment of decision: gross is what the positions would have earned had every order
-    filled there, and everything that stood in the way is an item of its own. Whole-number items wrap at 2**32 as
-    two's complement, so they are exact as long as the total itself stays below 2**31.
+    filled there, and everything that stood in the way is an item of its own. What the book and the mid decide is
+    counted in whole numbers, exactly.
     """
 
     position: jax.Array  # int32[] lots, signed
-    gross: jax.Array  # int32[] half ticks x lots, sum of position x change of the mid
-    slippage: jax.Array  # int32[] half ticks x lots paid to the book: half spread and depth
-    latency: jax.Array  # int32[] half ticks x lots lost (or won) because the mid moved before the fill
+    gross: Tally  # half ticks x lots, sum of position x change of the mid
+    slippage: Tally  # half ticks x lots paid to the book: half spread and depth
+    latency: Tally  # half ticks x lots lost (or won) because the mid moved before the fill
     impact: jax.Array  # float32[] currency
     fees: jax.Array  # float32[] currency
     traded: jax.Array  # float32[] currency, notional bought plus sold
@@ -58,12 +92,13 @@ class Account:
     @classmethod
     def open(cls) -> "Account":
         """An empty account."""
-        whole, real = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
-        return cls(whole, whole, whole, whole, real, real, real)
+        real = jnp.zeros((), jnp.float32)
+        return cls(jnp.zeros((), jnp.int32), Tally.zero(), Tally.zero(), Tally.zero(), real, real, real)
 
     def net(self, tick_value: jax.Array) -> jax.Array:
         """float32[] currency: gross less every cost. Equity is the capital at opening plus this."""
-        return 0.5 * tick_value * (self.gross - self.slippage - self.latency) - self.impact - self.fees
+        counted = self.gross.minus(self.slippage).minus(self.latency).value()
+        return 0.5 * tick_value * counted - self.impact - self.fees
 
 
 def trade(
@@ -71,22 +106,23 @@ def trade(
 ) -> tuple[Account, jax.Array]:
     """Trade toward `target` at row `time` and mark the account at the next row.
 
+    An order on a session's last row meets that row, however slow it is: the next one is another day's.
+
     Args:
         key: decides the order's latency.
         account: before the order.
         target: int32[] lots wanted; what the visible book does not hold stays unfilled.
         tape: the product's rows.
-        time: int32[] row of the decision, at most T - 2.
+        time: int32[] row of the decision.
         costs: the product's cost model.
 
     Returns:
         The account at row `time + 1`, and what the step earned net of costs, float32[] currency.
     """
-    mid, move = tape.mark[time]
+    mid, move, last = tape.mark[time]
     order = target - account.position
-    late = arrives_late(jax.random.uniform(key, (2,)), costs.latency_floor, costs.latency_mean, costs.step_seconds) & (
-        order != 0
-    )
+    uniforms = jax.random.uniform(key, (2,))
+    late = arrives_late(uniforms, costs.latency_floor, costs.latency_mean, costs.step_seconds) & (last == 0)
     ladder = tape.ladder[time + late, (order < 0).astype(jnp.int32)]
     filled, slippage = walk(ladder, jnp.abs(order))
     signed = jnp.sign(order) * filled
@@ -102,9 +138,9 @@ def trade(
     earned = 0.5 * costs.tick_value * (gross - slippage - latency) - impact - fees
     return Account(
         position=position,
-        gross=account.gross + gross,
-        slippage=account.slippage + slippage,
-        latency=account.latency + latency,
+        gross=account.gross.plus(gross),
+        slippage=account.slippage.plus(slippage),
+        latency=account.latency.plus(latency),
         impact=account.impact + impact,
         fees=account.fees + fees,
         traded=account.traded + notional,

@@ -46,8 +46,11 @@ def cut_blocks(session: np.ndarray, rows_per_block: int) -> Blocks:
 
 
 def row_returns(data: MarketData) -> jax.Array:
-    """Log return of the mid from the row before, float32[T, P]; 0 on a session's first row."""
-    mid = data.double_mid
+    """Log return of the mid from the row before, float32[T, P]; 0 on a session's first row.
+
+    A mid below half a tick counts as half a tick.
+    """
+    mid = jnp.maximum(data.double_mid, 1)
     returns = jnp.log1p(jnp.diff(mid, axis=0, prepend=mid[:1]) / jnp.roll(mid, 1, axis=0))
     first = jnp.diff(data.session, prepend=data.session[:1] - 1) != 0
     return jnp.where(first[:, None], 0.0, returns)

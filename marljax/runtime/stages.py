@@ -96,12 +96,14 @@ class StageCache:
         *,
         save: Callable[[T, Path], None] = save_artefact,  # type: ignore[assignment]
         load: Callable[[Path], T] = load_artefact,  # type: ignore[assignment]
+        announce: bool = True,
     ) -> Stage[T]:
         """The artefact of stage `name`, from the cache or computed.
 
         `inputs` (JSON values: configuration, keys of earlier stages) is all that `compute` may depend on. `compute`
         is given a folder for its checkpoints, which outlives a kill and is removed when the stage is finished. The
         value returned is always the one read back from disk, so that later stages see the same bits in every run.
+        `announce` prints a line before it computes; without it bad input leaves one line on stderr, its own.
         """
         inputs = {"stage": name, "inputs": inputs, **self._context}
         key = hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
@@ -114,7 +116,8 @@ class StageCache:
             cached = False
         if not cached:
             self._remove_leftovers(name, keep=checkpoints)
-            self._log(f"[{name}] starts")
+            if announce:
+                self._log(f"[{name}] starts")
             value = compute(checkpoints)
             unfinished = self._stages / f".{name}.unfinished"
             unfinished.mkdir(parents=True)

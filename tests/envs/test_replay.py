@@ -133,8 +133,8 @@ def test_a_knowing_agent_earns_most_of_the_oracle_bound_and_its_mirror_loses():
     state, _, _ = rollout(env, params, knows)
     mirrored, _, _ = rollout(env, params, -knows)
     account = state.account
-    assert int(account.gross) > 0.8 * int(params.max_position) * np.abs(moves).sum() * 0.5
-    assert int(mirrored.account.gross) < 0
+    assert int(account.gross.value()) > 0.8 * int(params.max_position) * np.abs(moves).sum() * 0.5
+    assert int(mirrored.account.gross.value()) < 0
 
 
 def test_a_position_near_enough_to_its_target_is_left_alone():
@@ -145,6 +145,7 @@ def test_a_position_near_enough_to_its_target_is_left_alone():
     assert target(0.5, 25, band=0.25) == 50
     assert target(-0.1, 10, band=0.25) == 10
     assert target(0.004, 0, band=0.0) == 0
+    assert target(1.0, 130, band=0.9) == 100, "a cut limit binds at once"
     assert target(0.006, 0, band=0.0) == 1
     assert target(float("nan"), 37, band=0.0) == 37
 

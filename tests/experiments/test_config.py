@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import itertools
 import typing
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_every_key_has_a_help_text(config_type):
     (body,) = [n.body for n in ast.walk(module) if isinstance(n, ast.ClassDef) and n.name == config_type.__name__]
     documented = {
         statement.target.id
-        for statement, following in zip(body, body[1:], strict=False)
+        for statement, following in itertools.pairwise(body)
         if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr)
     }
     plain = {field for owner, field, _ in leaves(PipelineConfig) if owner is config_type}

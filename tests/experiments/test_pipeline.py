@@ -188,8 +188,8 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_left_behind(books, tmp_pa
         (folder / file.name).write_text(spoil(text) if file.name == "prices_sample_day_1.csv" else text)
     result = run(tmp_path / "run", folder)
     assert result.returncode == 2
-    assert len(result.stderr.strip().splitlines()) == 1 or result.stderr.splitlines()[0].startswith("[data]")
-    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
     for words in said:
         assert words in result.stderr.splitlines()[-1]
@@ -197,8 +197,25 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_left_behind(books, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("rows", "shift", "said"),
+    [(12, 0.0, "the train part is empty"), (300, 0.0, "windows of 32 steps"), (900, -100.0, "positive prices")],
+)
+def test_books_that_a_later_stage_could_not_use_are_refused_before_anything_is_written(tmp_path, rows, shift, said):
+    lines = ["time,bid_price_1,bid_size_1,ask_price_1,ask_size_1"]
+    lines += [f"{t},{99 + shift + t % 3},5,{101 + shift + t % 2},7" for t in range(rows)]
+    (tmp_path / "books.csv").write_text("\n".join(lines) + "\n")
+    result = run(tmp_path / "run", None, "--data.source=table", f"--data.path={tmp_path / 'books.csv'}")
+    assert result.returncode == 2, result.stderr
+    assert "books.csv" in result.stderr
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["--seed=-1"], "seed"),
         (["--agents.sedes=3"], "agents.seeds"),
         (["--data.source=lobster"], "--data.path"),
         (["--allocation.leverage=-1"], "leverage"),

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from marljax.data.schema import MarketData
-from marljax.envs.tapes import CostConfig, cost_models, tape
+from marljax.data.schema import InputError, MarketData
+from marljax.envs.tapes import CostConfig, check_countable, cost_models, tape
 from marljax.market.impact import square_root_impact
 from marljax.market.ladder import ladders, walk
 from marljax.market.latency import arrives_late
-from marljax.market.slippage import Account, trade
+from marljax.market.slippage import Account, Tally, trade
 from tests.reference.books import random_market
 from tests.reference.trading import Book, CashAccount, Costs
 
@@ -76,12 +76,13 @@ def test_costs_are_itemised_and_sum_to_gross_less_net():
         account, earned = trade(jax.random.key(t), account, target, product_tape, jnp.int32(t), model)
         total += float(earned)
     half_tick = 0.5 * float(model.tick_value)
-    assert int(account.slippage) > 0
+    assert int(account.slippage.value()) > 0
     assert float(account.fees) > 0
     assert float(account.impact) > 0
-    assert int(account.latency) != 0
-    items = half_tick * int(account.slippage + account.latency) + float(account.impact + account.fees)
-    assert half_tick * int(account.gross) - items == pytest.approx(total, rel=1e-5)
+    assert int(account.latency.value()) != 0
+    paid = int(account.slippage.value() + account.latency.value())
+    items = half_tick * paid + float(account.impact + account.fees)
+    assert half_tick * int(account.gross.value()) - items == pytest.approx(total, rel=1e-5)
 
 
 def test_holding_costs_nothing_and_earns_only_the_mark():
@@ -129,3 +130,49 @@ def test_estimates_come_from_within_sessions_only():
     chex.assert_trees_all_close(
         cost_models(calm, CostConfig()).volatility, cost_models(jumped, CostConfig()).volatility
     )
+
+
+@given(st.lists(st.integers(-(2**30) + 1, 2**30 - 1), min_size=1, max_size=200))
+def test_a_tally_is_exact_far_beyond_32_bits(amounts):
+    tally = Tally.zero()
+    for amount in amounts:
+        tally = tally.plus(jnp.int32(amount))
+    assert int(tally.high) * 2**24 + int(tally.low) == sum(amounts)
+    assert 0 <= int(tally.low) < 2**24
+    assert float(tally.value()) == pytest.approx(sum(amounts), rel=1e-6)
+    near = tally.plus(jnp.int32(7)).plus(jnp.int32(-12))
+    assert float(near.minus(tally).value()) == -5.0, "a small difference of large numbers loses nothing"
+
+
+def test_money_stays_exact_where_a_plain_count_would_have_overflowed():
+    data = random_market(9, n_steps=400, n_products=1, start=6_000_000)
+    drift = (500 * jnp.arange(400))[:, None, None]
+    data = data.replace(bid_price=data.bid_price + drift, ask_price=data.ask_price + drift)
+    model = jax.tree.map(lambda x: x[0], cost_models(data, CostConfig()))
+    product_tape = jax.tree.map(lambda x: x[:, 0], tape(data))
+    held = Account.open().replace(position=jnp.int32(100_000))
+
+    def step(account, time):
+        return trade(jax.random.key(0), account, jnp.int32(100_000), product_tape, time, model)
+
+    account, _ = jax.lax.scan(step, held, jnp.arange(399))
+    moved = int(data.double_mid[399, 0]) - int(data.double_mid[0, 0])
+    assert 100_000 * moved > 2**32
+    assert int(account.gross.high) * 2**24 + int(account.gross.low) == 100_000 * moved
+
+
+def test_an_order_at_a_sessions_end_never_meets_the_next_sessions_book():
+    data = random_market(3, n_steps=40, n_sessions=2, n_products=1)
+    slow = jax.tree.map(lambda x: x[0], cost_models(data, CostConfig(latency_floor=1e6)))
+    product_tape = jax.tree.map(lambda x: x[:, 0], tape(data))
+    for time, met in ((18, 19), (19, 19)):
+        account, _ = trade(jax.random.key(0), Account.open(), jnp.int32(3), product_tape, jnp.int32(time), slow)
+        expected = walk(product_tape.ladder[met, 0], jnp.int32(3))[1]
+        assert int(account.slippage.value()) == int(expected)
+
+
+def test_positions_that_no_account_could_count_are_refused():
+    data = random_market(n_steps=20, n_products=1)
+    check_countable(data, np.array([1e6]))
+    with pytest.raises(InputError, match=r"'P0'.*larger lot_size"):
+        check_countable(data, np.array([1e9]))
