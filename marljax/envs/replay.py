@@ -73,7 +73,10 @@ class ReplayEnv(Environment[ReplayState, ReplayParams]):
         held = state.account.position
         limit = params.max_position.astype(jnp.float32)
         target = jnp.where(params.flat[state.time], 0, target_position(fraction, held, limit, params.no_trade_band))
-        account, earned = trade(key, state.account, target, params.tape, state.time, params.costs)
+        # Without the barrier XLA's CPU backend repeats the trade for what is made from it.
+        account, earned = jax.lax.optimization_barrier(
+            trade(key, state.account, target, params.tape, state.time, params.costs)
+        )
         exposure = account.position / params.max_position
         reward = earned / params.reward_scale - 0.5 * params.risk_aversion * exposure**2
         state = ReplayState(time=state.time + 1, elapsed=state.elapsed + 1, account=account)
@@ -103,7 +106,8 @@ def target_position(fraction: jax.Array, held: jax.Array, limit: jax.Array, band
 
 def observe(time: jax.Array, position: jax.Array, params: ReplayParams) -> jax.Array:
     """float32[F + 1] what the agent sees: a row's features and its own position."""
-    return jnp.append(params.features[time], position / params.max_position)
+    # Written into its place, since XLA's CPU backend would compute a concatenated entry once for every column.
+    return jnp.pad(params.features[time], (0, 1)).at[-1].set(position / params.max_position)
 
 
 def _index(uniform: jax.Array, choices: jax.Array) -> jax.Array:

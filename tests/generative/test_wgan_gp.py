@@ -162,8 +162,8 @@ def test_training_learns_that_one_product_leads_the_other():
 
 @pytest.mark.nightly
 def test_seeds_train_side_by_side():
-    keys = jax.random.split(jax.random.key(0), 2)
-    states, metrics = jax.jit(jax.vmap(lambda k: wgan_gp.train(k, small()[1], SMALL)))(keys)
+    keys, dataset = jax.random.split(jax.random.key(0), 2), small()[1]
+    states, metrics = jax.jit(jax.vmap(lambda k: wgan_gp.train(k, dataset, SMALL)))(keys)
     assert metrics["wasserstein"].shape == (2, SMALL.chunks)
     assert states.step.tolist() == [SMALL.chunks * SMALL.steps_per_chunk] * 2
     assert len(set(metrics["wasserstein"][:, -1].tolist())) == 2
