@@ -11,7 +11,7 @@ from marljax.envs.tapes import CostConfig
 from marljax.evaluation.backtest import BASELINES, STRATEGIES, agent_returns, backtest, costs_by_item
 from marljax.portfolio.meta_controller import observation_size
 from tests.reference.books import random_market
-from tests.reference.worlds import POLICY, portfolio
+from tests.reference.worlds import POLICY, policies, portfolio
 
 NETWORK = TanhGaussianPolicy(4, (8, 8))
 META = NETWORK.init(jax.random.key(0), observation_size(3))
@@ -133,3 +133,13 @@ def test_one_trace_serves_all_strategies_and_policies(world):
         for strategy in STRATEGIES.values():
             backtest(env, NETWORK, jax.random.key(seed), params, meta, strategy)
     assert backtest._cache_size() - before <= 1
+
+
+def test_one_trace_serves_the_agents_of_every_seed(world):
+    _, params = world
+    chex.clear_trace_counter()
+    traced = chex.assert_max_traces(agent_returns.__wrapped__, n=1)
+    alone = jax.jit(traced, static_argnames=("policy", "n_rows"))
+    for seed in range(3):
+        agents = params.world.replace(policies=policies(3, seed))
+        alone(POLICY, jax.random.key(seed), agents, jnp.full(3, 20.0), n_rows=149)

@@ -88,3 +88,13 @@ def test_returns_across_sessions_are_zero():
     assert not jnp.any(returns[jnp.array([0, 20])])
     mid = np.asarray(data.double_mid, np.float64)
     np.testing.assert_allclose(returns[7], np.log(mid[7] / mid[6]), rtol=1e-4, atol=1e-8)
+
+
+def test_one_trace_serves_every_market_of_one_shape():
+    chex.clear_trace_counter()
+    traced = chex.assert_max_traces(market_state.__wrapped__, n=1)
+    along = jax.jit(traced, static_argnames="rows_per_block")
+    for seed in range(3):
+        data = random_market(seed, n_products=2, n_steps=60)
+        blocks = cut_blocks(np.asarray(data.session), 10)
+        along(row_returns(data), blocks, jnp.float32(10.0 + seed), jnp.float32(0.1), rows_per_block=10)
