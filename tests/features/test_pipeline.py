@@ -117,7 +117,7 @@ def hostile_books(draw) -> MarketData:
     start = draw(st.sampled_from([0, 10, 5_000, room])) if kind != "wild" else 0
     mid = np.clip(start + draw(hnp.arrays(int, shape[:2], elements=st.integers(-reach, reach))), -room, room)
     gaps = draw(hnp.arrays(int, (2, *shape), elements=st.sampled_from([1, 2, 10_000]), fill=st.just(1)))
-    largest = draw(st.sampled_from([1, 50, 2**31 - 1]))
+    largest = draw(st.sampled_from([1, 50, 2**30 // shape[-1]]))
     sizes = draw(hnp.arrays(int, (2, *shape), elements=st.sampled_from([0, 1, largest]), fill=st.just(1)))
     sizes[..., 0] = np.maximum(sizes[..., 0], 1)
     volume = draw(hnp.arrays(int, shape[:2], elements=st.sampled_from([0, 0, 5, largest]), fill=st.just(0)))
