@@ -28,15 +28,16 @@ from marljax.envs.worlds import AllocationConfig
 from marljax.features import FeatureConfig
 from marljax.generative.wgan_gp import GanConfig
 from marljax.portfolio.market_state import cut_blocks
+from marljax.portfolio.meta_controller import observation_size
 from marljax.runtime.artefacts import canonical_json, write_atomic, write_json
 from marljax.runtime.config import to_json
 from marljax.runtime.progress import print_line
 from marljax.runtime.stages import Stage, StageCache, provenance
-from stages.agents import AgentsConfig, Trading, agents_stage, chosen_policies
+from stages.agents import AgentsConfig, Trading, agents_stage, stored_policy
 from stages.evaluation import BacktestConfig, backtest_stage
 from stages.generator import SyntheticConfig, generator_stage, synthetic_rows
 from stages.market import DataConfig, check_market, data_stage, features_stage
-from stages.meta import MetaConfig, Portfolio, meta_policy, meta_stage
+from stages.meta import MetaConfig, Portfolio, meta_stage
 from stages.report import report_stage
 
 StageName = Literal["data", "features", "generator", "agents", "meta", "backtest", "report"]
@@ -185,7 +186,7 @@ def main(config: PipelineConfig) -> None:
         env=PortfolioEnv(config.agents.policy, config.allocation.rows_per_block, config.meta.episode_blocks),
         market=market,
         trading=trading,
-        policies=chosen_policies(done["agents"], config.agents, len(market.feature_names) + 1),
+        policies=stored_policy(done["agents"], config.agents.policy, len(market.feature_names) + 1),
         allocation=config.allocation,
     )
     n_blocks = cut_blocks(session, config.allocation.rows_per_block).start.shape[0]
@@ -204,12 +205,13 @@ def main(config: PipelineConfig) -> None:
     if not wanted("backtest"):
         return
     upstream["meta"] = done["meta"].key
+    n_products = market.data.n_products
     done["backtest"] = backtest_stage(
         cache,
         upstream,
         portfolio,
         config.meta,
-        meta_policy(done["meta"], config.meta, market.data.n_products),
+        stored_policy(done["meta"], config.meta.network(n_products), observation_size(n_products)),
         config.backtest,
         trials,
         blocks_per_year=blocks_per_year,

@@ -142,16 +142,11 @@ def agents_stage(
     return cache.run("agents", inputs, compute)
 
 
-def chosen_policies(stage: Stage[Artefact], config: AgentsConfig, obs_size: int) -> Any:
-    """The parameters that stage `agents` chose, leaves [P, ...]."""
-    like = jax.eval_shape(lambda key: config.policy.init(key, obs_size), jax.random.key(0))
-    return jax.tree.unflatten(
-        jax.tree.structure(like), [jnp.asarray(stage.value.arrays[name]) for name in _names(like)]
-    )
-
-
-def _names(tree: Any) -> list[str]:
-    return list(named_leaves(tree))
+def stored_policy(stage: Stage[Artefact], policy: TanhGaussianPolicy, obs_size: int) -> Any:
+    """The parameters in a stage's artefact, in the form of `policy`'s; a leading axis of products stays."""
+    like = jax.eval_shape(lambda key: policy.init(key, obs_size), jax.random.key(0))
+    leaves = [jnp.asarray(stage.value.arrays[name]) for name in named_leaves(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _train(

@@ -12,7 +12,7 @@ from marljax.data.clean import CleaningConfig, clean
 from marljax.data.readers import read
 from marljax.data.schema import InputError, MarketData, Product, SourceFile, assert_not_synthetic
 from marljax.data.splits import Split, SplitConfig, split
-from marljax.envs.tapes import Rows
+from marljax.envs.tapes import Rows, check_positive
 from marljax.features import FeatureConfig, fit, transform, warm_up_steps
 from marljax.generative.books import cut_windows
 from marljax.runtime.stages import Artefact, Stage, StageCache, hash_file, load_artefact, save_artefact
@@ -155,13 +155,7 @@ def session_seconds(data: MarketData) -> float:
 
 def check_market(data: MarketData, splits: SplitConfig, window: int) -> None:
     """Raise InputError where the books cannot be divided, priced, or hold too few windows to judge a generator by."""
-    mid = np.asarray(data.double_mid)
-    if (mid <= 0).any():
-        t, p = np.argwhere(mid <= 0)[0]
-        raise InputError(
-            f"product {data.products[p].name!r} has a mid of {mid[t, p] / 2:g} ticks at step {t}: returns and shares "
-            "of capital need positive prices"
-        )
+    check_positive(data)
     parts = split(data, splits)
     for name in ("train", "validation"):
         rows = getattr(parts, name)

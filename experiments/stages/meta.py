@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from marljax.agents.policy import TanhGaussianPolicy
@@ -15,7 +14,6 @@ from marljax.data.schema import InputError
 from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
 from marljax.envs.worlds import AllocationConfig, portfolio_params
 from marljax.evaluation.backtest import STRATEGIES, backtest
-from marljax.portfolio.meta_controller import observation_size
 from marljax.runtime.artefacts import named_leaves
 from marljax.runtime.progress import run_chunks
 from marljax.runtime.stages import Artefact, Stage, StageCache
@@ -124,11 +122,3 @@ def meta_stage(
 
     inputs = {**upstream, "meta": config, "allocation": portfolio.allocation, "blocks_per_year": blocks_per_year}
     return cache.run("meta", inputs, compute)
-
-
-def meta_policy(stage: Stage[Artefact], config: MetaConfig, n_products: int) -> Any:
-    """The parameters that stage `meta` chose."""
-    network = config.network(n_products)
-    like = jax.eval_shape(lambda key: network.init(key, observation_size(n_products)), jax.random.key(0))
-    leaves = [jnp.asarray(stage.value.arrays[name]) for name in named_leaves(like)]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -78,6 +78,17 @@ def tape(data: MarketData) -> Tape:
     return Tape(ladder=ladders(data), mark=jnp.stack([mid, move, last], axis=-1))
 
 
+def check_positive(data: MarketData) -> None:
+    """Raise InputError for the first mid that is not positive: it has no return and buys no share of capital."""
+    mid = np.asarray(data.double_mid)
+    if (mid <= 0).any():
+        t, p = np.argwhere(mid <= 0)[0]
+        raise InputError(
+            f"product {data.products[p].name!r} has a mid of {mid[t, p] / 2:g} ticks at step {t}: returns and shares "
+            "of capital need positive prices"
+        )
+
+
 def check_countable(data: MarketData, lots: np.ndarray) -> None:
     """Raise InputError where positions of `lots` (float[P]) are too large for an account to count a step of them."""
     mid = np.asarray(data.double_mid, np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.portfolio import PortfolioParams, World
-from marljax.envs.tapes import Rows, check_countable, tape
+from marljax.envs.tapes import Rows, check_countable, check_positive, tape
 from marljax.market.slippage import CostModel
 from marljax.portfolio.guardrails import limits
 from marljax.portfolio.market_state import Blocks, MarketState, cut_blocks, market_state, row_returns
@@ -98,13 +98,8 @@ def portfolio_params(
 
     Raises InputError where no session of the part holds an episode.
     """
-    mid = np.asarray(rows.data.double_mid)
-    if (mid <= 0).any():
-        t, p = np.argwhere(mid <= 0)[0]
-        raise InputError(
-            f"product {data.products[p].name!r}: capital cannot be allocated at a mid of {mid[t, p] / 2:g}"
-        )
-    lot_value = 0.5 * mid.min(axis=0) * data.tick_values()
+    check_positive(rows.data)
+    lot_value = 0.5 * np.asarray(rows.data.double_mid).min(axis=0) * data.tick_values()
     check_countable(rows.data, 2.0 * capital * config.leverage / lot_value)
     blocks, market = _market_along(data, part, config)
     length = np.asarray(blocks.length)
