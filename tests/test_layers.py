@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "marljax"
-ORDER = ["data", "features", "market", "generative", "portfolio", "envs", "agents", "evaluation"]
+ORDER = ["data", "features", "lob", "market", "generative", "portfolio", "envs", "agents", "evaluation"]
 """The rooms from raw files to results. `runtime` stands beside them and may use `data` alone."""
 ALLOWED = {room: {*ORDER[:i], room} for i, room in enumerate(ORDER)} | {"runtime": {"data", "runtime"}}
 

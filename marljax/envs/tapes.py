@@ -13,8 +13,9 @@ import numpy as np
 
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.replay import ReplayParams
+from marljax.lob.tally import LARGEST_STEP
 from marljax.market.ladder import ladders
-from marljax.market.slippage import LARGEST_STEP, CostModel, Tape
+from marljax.market.slippage import CostModel, Tape
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,15 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marljax.lob.tally import Tally
 from marljax.market.fees import taker_fee
 from marljax.market.impact import square_root_impact
 from marljax.market.ladder import walk
 from marljax.market.latency import arrives_late
-
-_LOW_BITS = 24
-
-LARGEST_STEP = 2**30
-"""What one step may add to a tally [half ticks x lots]: position x move, and the cost of one order, stay below it."""
 
 
 @struct.dataclass
@@ -41,35 +37,6 @@ class Tape:
 
     ladder: jax.Array  # int32[T, 2, 2K] see marljax.market.ladder
     mark: jax.Array  # int32[T, 3] twice the mid [half ticks], its change to the next row, 1 on a session's last row
-
-
-@struct.dataclass
-class Tally:
-    """A whole number beyond 32 bits, in two words: high x 2**24 + low."""
-
-    high: jax.Array  # int32[]
-    low: jax.Array  # int32[], 0 <= low < 2**24
-
-    @classmethod
-    def zero(cls) -> "Tally":
-        return cls(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
-
-    def plus(self, amount: jax.Array) -> "Tally":
-        """The exact sum with an int32[] of absolute value below `LARGEST_STEP`."""
-        return self._carried(self.high, self.low + amount)
-
-    def minus(self, other: "Tally") -> "Tally":
-        """The exact difference."""
-        return self._carried(self.high - other.high, self.low - other.low)
-
-    @staticmethod
-    def _carried(high: jax.Array, low: jax.Array) -> "Tally":
-        carry = low >> _LOW_BITS
-        return Tally(high + carry, low - (carry << _LOW_BITS))
-
-    def value(self) -> jax.Array:
-        """float32[] the number, rounded once."""
-        return self.high.astype(jnp.float32) * 2.0**_LOW_BITS + self.low
 
 
 @struct.dataclass

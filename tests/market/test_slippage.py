@@ -10,10 +10,11 @@ from hypothesis import given
 
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.tapes import CostConfig, check_countable, cost_models, tape
+from marljax.lob.tally import Tally
 from marljax.market.impact import square_root_impact
 from marljax.market.ladder import ladders, walk
 from marljax.market.latency import arrives_late
-from marljax.market.slippage import Account, Tally, trade
+from marljax.market.slippage import Account, trade
 from tests.reference.books import random_market
 from tests.reference.trading import Book, CashAccount, Costs
 
