@@ -73,4 +73,4 @@ def stressed(**changes: float) -> Stress:
         least, most = BOUNDS[name]
         if not (math.isfinite(value) and least <= value <= most):
             raise ValueError(f"Stress.{name} must be finite and within {least:g}..{most:g}, got {value!r}")
-    return calm().replace(**{name: jnp.float32(value) for name, value in changes.items()})
+    return Stress(**{name: jnp.float32(value) for name, value in (_CALM | changes).items()})

@@ -1,12 +1,130 @@
-"""Random latency on a grid of book snapshots: does the order still meet the book it was decided on?
+"""Random latency: when a message arrives, and so which book it meets and which messages it comes after.
 
-Between two rows the book changes at an unknown instant, taken as uniform within the step. An order whose latency
-(a floor plus an exponential part) outlasts that instant meets the next row; a latency beyond a whole step does so
-always, and an order never waits longer than that.
+In an order book the delay is one family of distributions: a floor plus a lognormal part that grows with volatility, as
+queues of messages do when markets move. A step's messages are put in order of arrival, equals in a fair random order.
+
+On a grid of book snapshots the question is only whether an order still meets the book it was decided on. Between two
+rows the book changes at an unknown instant, taken as uniform within the step. An order whose latency (a floor plus an
+exponential part) outlasts that instant meets the next row; a latency beyond a whole step does so always, and an order
+never waits longer than that.
 """
+
+import math
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
+
+Tree = TypeVar("Tree")
+
+
+@struct.dataclass
+class Latency:
+    """One sender's delay: floor + median x exp(sigma x normal) x (volatility / typical volatility) ** exponent."""
+
+    floor: jax.Array  # float32[] seconds, what no message undercuts
+    median: jax.Array  # float32[] seconds, median of the random part at typical volatility
+    sigma: jax.Array  # float32[] standard deviation of the random part's logarithm
+    exponent: jax.Array  # float32[] how the random part grows with volatility, 0 is not at all
+
+
+def _latency(**fields: float) -> Latency:
+    for name, value in fields.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"Latency.{name} must be finite and >= 0, got {value!r}")
+    return Latency(**{name: jnp.float32(value) for name, value in fields.items()})
+
+
+def constant(seconds: float) -> Latency:
+    """Always `seconds`. Raises ValueError unless it is finite and >= 0."""
+    return _latency(floor=seconds, median=0.0, sigma=0.0, exponent=0.0)
+
+
+def lognormal(median: float, sigma: float, floor: float = 0.0) -> Latency:
+    """`floor` plus a lognormal delay [seconds]. Raises ValueError unless all are finite and >= 0."""
+    return _latency(floor=floor, median=median, sigma=sigma, exponent=0.0)
+
+
+def congested(median: float, sigma: float, exponent: float, floor: float = 0.0) -> Latency:
+    """`floor` plus a lognormal delay [seconds] that volatility stretches. Raises ValueError unless all are finite and
+    >= 0."""
+    return _latency(floor=floor, median=median, sigma=sigma, exponent=exponent)
+
+
+def sample(key: jax.Array, latency: Latency, volatility_ratio: jax.Array) -> jax.Array:
+    """Draw the delay of one message, float32[] seconds.
+
+    Args:
+        latency: the sender's.
+        volatility_ratio: float32[] current volatility over its typical value, >= 0.
+    """
+    random = latency.median * jnp.exp(latency.sigma * jax.random.normal(key))
+    return latency.floor + random * volatility_ratio**latency.exponent
+
+
+def arrival_order(key: jax.Array, seconds: jax.Array) -> jax.Array:
+    """The permutation that puts messages in order of arrival, every order of equals equally likely.
+
+    Args:
+        seconds: float32[M] arrival times.
+
+    Returns:
+        int32[M]: `seconds[arrival_order(key, seconds)]` ascends.
+    """
+    ticket = jax.random.bits(key, seconds.shape)
+    index = jnp.arange(seconds.shape[0], dtype=jnp.int32)
+    return jax.lax.sort((seconds, ticket, index), num_keys=2)[2]
+
+
+def merge(key: jax.Array, background: jax.Array, agents: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where each message stands once a few agents' messages are merged into a sorted stream, by counting alone.
+
+    Among messages of equal time an agent's place is that of a random permutation; the stream keeps its own order.
+
+    Args:
+        background: float32[M] arrival times, ascending.
+        agents: float32[A] arrival times in any order.
+
+    Returns:
+        Positions from 0 to M + A - 1, each taken once: int32[A] of the agents and int32[M] of the background.
+    """
+    m, a = background.shape[0], agents.shape[0]
+    ticket = jax.random.bits(key, (a + m,))
+    mine, theirs = ticket[:a], ticket[a:]
+
+    def precedes(time: jax.Array, ticket: jax.Array) -> jax.Array:
+        """bool[A, N] whether message n comes before agent a."""
+        later, equal = time[None] < agents[:, None], time[None] == agents[:, None]
+        return later | (equal & (ticket[None] < mine[:, None]))
+
+    after = jnp.sum(precedes(background, theirs), axis=1, dtype=jnp.int32)
+    same_ticket = (mine[None] == mine[:, None]) & (agents[None] == agents[:, None])
+    rank = jnp.sum(precedes(agents, mine) | (same_ticket & jnp.tri(a, k=-1, dtype=bool)), axis=1, dtype=jnp.int32)
+    index = jnp.arange(m, dtype=jnp.int32)
+    passed = jnp.sum(after[:, None] <= index[None], axis=0, dtype=jnp.int32)
+    return after + rank, index + passed
+
+
+def interleave(positions: jax.Array, background: Tree, agents: Tree) -> Tree:
+    """Rows of both pytrees in order of arrival.
+
+    Args:
+        positions: int32[A], the agents' positions from `merge`.
+        background: pytree of arrays [M, ...], in order of arrival.
+        agents: the same pytree of arrays [A, ...].
+
+    Returns:
+        The pytree of arrays [M + A, ...].
+    """
+    a, m = positions.shape[0], jax.tree.leaves(background)[0].shape[0]
+    slot = jnp.arange(m + a, dtype=jnp.int32)
+    passed = jnp.sum(positions[:, None] < slot[None], axis=0, dtype=jnp.int32)
+    here = positions[:, None] == slot[None]
+    which = jnp.sum(here * jnp.arange(a, dtype=jnp.int32)[:, None], axis=0, dtype=jnp.int32)
+    # A gather of the joined rows: on a CPU it costs 0.6 of two scatters.
+    source = jnp.where(jnp.any(here, axis=0), m + which, slot - passed)
+    return jax.tree.map(lambda b, a: jnp.concatenate([b, a])[source], background, agents)
 
 
 def arrives_late(uniforms: jax.Array, floor: jax.Array, mean: jax.Array, step_seconds: jax.Array) -> jax.Array:
