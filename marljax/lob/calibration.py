@@ -92,7 +92,8 @@ HAWKES_TYPES = ("limit_buy", "limit_sell", "market_buy", "market_sell", "cancel_
 class HawkesStatistics:
     """A multivariate Hawkes process with exponential kernels of K fixed decays (Hawkes 1971).
 
-    intensity_i(t) = baseline[i] + sum over k, j, events s < t of type j: branching[k, i, j] decay[k] exp(-decay[k] (t - s))
+    intensity_i(t) = baseline[i] + sum over k, j, events s < t of type j: branching[k, i, j] decay[k]
+        exp(-decay[k] (t - s))
     """
 
     decay: np.ndarray  # float64[K] 1/s

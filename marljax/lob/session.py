@@ -83,7 +83,8 @@ def market_orders(session: Session) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     Executions that follow each other directly, at one time and against one side, are one order.
 
     Returns:
-        first int64[m] the row of its first execution, sign int64[m] of the incoming order (+1 buys), size int64[m] lots.
+        first int64[m] the row of its first execution, sign int64[m] of the incoming order (+1 buys) and its visibly
+        traded size int64[m] [lots].
     """
     row = np.flatnonzero(session.kind == EventKind.EXECUTION)
     if not len(row):
