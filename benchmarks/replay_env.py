@@ -1,4 +1,4 @@
-"""Throughput of the replay env under a random policy, randomness and auto-reset included.
+"""Throughput of the replay env and of market making on it, under a random policy, randomness and auto-reset included.
 
     python benchmarks/replay_env.py [--quick]
 
@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from marljax.data.schema import MarketData, Product
-from marljax.envs.replay import ReplayEnv, ReplayParams
+from marljax.envs.environment import Environment
+from marljax.envs.quoting import QuotingConfig, QuotingEnv, QuotingParams, quoting_params
+from marljax.envs.replay import ReplayEnv
 from marljax.envs.tapes import (
     CostConfig,
     Rows,
@@ -26,11 +28,14 @@ from marljax.envs.tapes import (
     cost_models,
     default_capital,
     position_limits,
-    replay_params,
 )
 
+LEVELS, FEATURES = 10, 40
 
-def benchmark_params(n_levels: int = 10, n_features: int = 40, n_steps: int = 20_000, seed: int = 0) -> ReplayParams:
+
+def benchmark_params(
+    n_levels: int = LEVELS, n_features: int = FEATURES, n_steps: int = 20_000, seed: int = 0
+) -> QuotingParams:
     """One product's params over a random walk with `n_levels` full levels and `n_features` noise features."""
     rng = np.random.default_rng(seed)
     shape = (n_steps, 1, n_levels)
@@ -49,23 +54,24 @@ def benchmark_params(n_levels: int = 10, n_features: int = 40, n_steps: int = 20
         origin="simulated",
     )
     features = jnp.asarray(rng.normal(size=(n_steps, 1, n_features)), jnp.float32)
-    params = replay_params(
+    params = quoting_params(
         Rows.of(data, features, warm_up=50, closing_rows=5),
         costs=cost_models(data, CostConfig()),
         max_position=position_limits(data, default_capital(data)),
         trading=TradingConfig(),
+        quoting=QuotingConfig(),
         episode_steps=128,
     )
     return jax.tree.map(lambda x: x[0], params)
 
 
-def measure(env: ReplayEnv, params: ReplayParams, batch: int, steps: int, repeats: int) -> dict[str, Any]:
+def measure(case: str, env: Environment, params: Any, batch: int, steps: int, repeats: int) -> dict[str, Any]:
     """Env steps per second at one batch size: median of `repeats` timed calls after compiling."""
 
     def rollout(key: jax.Array, state: Any) -> tuple[Any, jax.Array]:
         def step(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
             action_key, env_key = jax.random.split(key)
-            action = jax.random.uniform(action_key, (batch, 1), minval=-1.0)
+            action = jax.random.uniform(action_key, (batch, *env.action_space(params).shape), minval=-1.0)
             keys = jax.random.split(env_key, batch)
             obs, state, reward, *_ = jax.vmap(env.step, (0, 0, 0, None))(keys, state, action, params)
             return state, reward.mean() + obs.mean()
@@ -84,10 +90,10 @@ def measure(env: ReplayEnv, params: ReplayParams, batch: int, steps: int, repeat
         jax.block_until_ready(compiled(jax.random.key(i), state))
         seconds.append(time.perf_counter() - start)
     return {
-        "case": "replay env, random policy",
+        "case": case,
         "batch": batch,
-        "levels": params.tape.ladder.shape[-1] // 2,
-        "features": params.features.shape[-1],
+        "levels": LEVELS,
+        "features": FEATURES,
         "per_second": batch * steps / statistics.median(seconds),
         "unit": "env steps",
         "compile_s": compile_s,
@@ -100,12 +106,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer batches and repeats; ends within a minute")
     quick = parser.parse_args().quick
-    env, params = ReplayEnv(), benchmark_params()
+    params = quoting_benchmark_params()
+    cases = {
+        "replay env, random policy": (ReplayEnv(), params.market),
+        "replay env, passive quoting": (QuotingEnv(), params),
+    }
     results = []
-    for batch in (1024,) if quick else (1, 64, 1024, 8192):
-        steps = max(16, (100_000 if quick else 400_000) // batch)
-        results.append(measure(env, params, batch, min(steps, 20_000), 5 if quick else 9))
-        print(f"batch {batch}: {results[-1]['per_second'] / 1e6:.2f} million env steps/s", flush=True)
+    for case, (env, world) in cases.items():
+        for batch in (1024,) if quick else (1, 64, 1024, 8192):
+            steps = max(16, (100_000 if quick else 400_000) // batch)
+            results.append(measure(case, env, world, batch, min(steps, 20_000), 5 if quick else 9))
+            print(f"{case}, batch {batch}: {results[-1]['per_second'] / 1e6:.2f} million env steps/s", flush=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = jax.devices()[0].device_kind
     print(json.dumps({"benchmark": "replay_env", "device": device, "cores": cores, "results": results}))

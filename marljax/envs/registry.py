@@ -2,6 +2,7 @@
 
 from marljax.envs.environment import Environment
 from marljax.envs.portfolio import PortfolioEnv
+from marljax.envs.quoting import QuotingEnv
 from marljax.envs.replay import ReplayEnv
 
-ENVIRONMENTS: dict[str, type[Environment]] = {"replay": ReplayEnv, "portfolio": PortfolioEnv}
+ENVIRONMENTS: dict[str, type[Environment]] = {"replay": ReplayEnv, "quoting": QuotingEnv, "portfolio": PortfolioEnv}

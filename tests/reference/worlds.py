@@ -10,6 +10,7 @@ from marljax.agents.policy import TanhGaussianPolicy
 from marljax.data.schema import MarketData
 from marljax.envs.environment import Environment
 from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
+from marljax.envs.quoting import QuotingConfig, QuotingEnv, quoting_params
 from marljax.envs.replay import ReplayEnv
 from marljax.envs.tapes import (
     CostConfig,
@@ -77,5 +78,19 @@ def replay() -> tuple[Environment, Any]:
     return ReplayEnv(20), jax.tree.map(lambda x: x[0], params)
 
 
-INSTANCES = {"replay": replay, "portfolio": lambda: portfolio(random_market(n_products=3))}
+def quoting() -> tuple[Environment, Any]:
+    """A market maker's env of one product."""
+    data = random_market(n_products=1)
+    params = quoting_params(
+        rows(data),
+        costs=cost_models(data, CostConfig(latency_mean=0.5)),
+        max_position=position_limits(data, default_capital(data)),
+        trading=TradingConfig(),
+        quoting=QuotingConfig(),
+        episode_steps=20,
+    )
+    return QuotingEnv(20), jax.tree.map(lambda x: x[0], params)
+
+
+INSTANCES = {"replay": replay, "quoting": quoting, "portfolio": lambda: portfolio(random_market(n_products=3))}
 """Every name in the registry -> () -> (env, params)."""
