@@ -7,6 +7,7 @@ multiply, offsets add, and shares compound as independent causes do. The flash c
 by Kirilenko, Kyle, Samadi and Tuzun (2017): one-sided selling into a vanishing book, then a recovery.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -163,7 +164,7 @@ def play(regime: Regime, start: jax.Array, seconds: jax.Array, strength: jax.Arr
         end=start + regime.end * seconds,
         ramp=ramp,
         strength=jnp.broadcast_to(jnp.float32(strength), length.shape),
-        stress=regime.stress.replace(drift=regime.stress.drift + regime.move / effective),
+        stress=dataclasses.replace(regime.stress, drift=regime.stress.drift + regime.move / effective),
     )
 
 
@@ -174,7 +175,7 @@ def join(*schedules: Schedule) -> Schedule:
 
 def mirrored(stress: Stress) -> Stress:
     """The same stress with buying and selling, up and down exchanged."""
-    return stress.replace(buy_share=1.0 - stress.buy_share, drift=-stress.drift)
+    return dataclasses.replace(stress, buy_share=1.0 - stress.buy_share, drift=-stress.drift)
 
 
 def stress_at(schedule: Schedule, seconds: jax.Array) -> Stress:
