@@ -20,7 +20,7 @@ import numpy as np
 from marljax.data.schema import MarketData, Product
 from marljax.envs.environment import Environment
 from marljax.envs.quoting import QuotingConfig, QuotingEnv, QuotingParams, quoting_params
-from marljax.envs.replay import ReplayEnv
+from marljax.envs.replay import ReplayEnv, ReplayParams
 from marljax.envs.tapes import (
     CostConfig,
     Rows,
@@ -33,7 +33,12 @@ from marljax.envs.tapes import (
 LEVELS, FEATURES = 10, 40
 
 
-def benchmark_params(
+def benchmark_params(n_levels: int = LEVELS, n_features: int = FEATURES) -> ReplayParams:
+    """One product's params for taking, see `quoting_benchmark_params`."""
+    return quoting_benchmark_params(n_levels, n_features).market
+
+
+def quoting_benchmark_params(
     n_levels: int = LEVELS, n_features: int = FEATURES, n_steps: int = 20_000, seed: int = 0
 ) -> QuotingParams:
     """One product's params over a random walk with `n_levels` full levels and `n_features` noise features."""
