@@ -1,158 +1,240 @@
-"""Calibrated statistics of order flow: how often, where, how large and in what rhythm orders come and go.
+"""Estimates of order flow from one session: how often, where, how large and in what rhythm orders come and go.
 
-Rates by distance follow Cont, Stoikov & Talreja (2010), who count from the opposite best quote, and Smith, Farmer,
-Gillemot & Krishnamurthy (2003); the same orders are also counted from the best quote of their own side. Distances are
-measured in the book as it stood before the event. Everything is NumPy on the host.
+Everything is NumPy on the host. An event is placed in the book as it stood before it, so the session's first event only
+sets the scene. What the levels of the session do not reach was never recorded: rates at a distance are per second
+of the whole session, and `Placement.recorded` says for what share of it that distance was in view.
 """
 
-import dataclasses
-import typing
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from marljax.data.schema import InputError
+from marljax.lob.calibration_types import Arrivals, FlowStatistics, Improvement, Placement, Sizes, Trading
+from marljax.lob.hawkes_fit import fit_session
+from marljax.lob.session import EventKind, Session, market_orders
+
+__all__ = ["FlowStatistics", "calibrate"]
+
+PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+SPREADS_FROM = (1, 2, 3, 5, 8, 12, 18, 25, 35, 50)
+ROUND_SIZES = (1, 10, 50, 100, 200, 300, 400, 500, 1000)
+DECAYS = (0.1, 10.0, 1000.0, 10000.0)
+"""Of the Hawkes kernels [1/s]: what follows within ten seconds, a tenth, a millisecond and a tenth of that."""
+_BURST = 1e-3
+_HALF_HOUR = 1800.0
+_SIGN_LAGS = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Events per second by side and place. First axis: buy orders, sell orders; D distances in ticks, L levels.
+def calibrate(
+    session: Session, *, tick_size: float = 0.01, max_distance: int = 100, decays: Sequence[float] = DECAYS
+) -> FlowStatistics:
+    """Everything about the session's order flow.
 
-    An order at `own` index k lies k ticks behind the best quote of its side; at `improving` index k it beats that quote
-    by k + 1 ticks; at `opposite` index k it lies k + 1 ticks from the best quote of the other side. What lies
-    deeper than D counts in the totals only: limit_rate = sum of improving and own, and the rest.
+    Args:
+        session: at least one limit order, market order and cancellation of each side.
+        tick_size: of a price [currency].
+        max_distance: distances 0..max_distance-1 [ticks] are told apart.
+        decays: of the Hawkes process' kernels [1/s].
+
+    Raises:
+        InputError: a kind of order is missing, or an argument is out of range.
     """
-
-    limit_rate: np.ndarray  # float64[2] orders/s
-    market_rate: np.ndarray  # float64[2] orders/s, side of the incoming order; its fills are one order
-    cancel_rate: np.ndarray  # float64[2] orders/s, partial cancellations too
-    hidden_rate: np.ndarray  # float64[2] executions/s against hidden orders, side of the incoming order
-    limit_improving: np.ndarray  # float64[2, D] orders/s
-    limit_own: np.ndarray  # float64[2, D] orders/s
-    limit_opposite: np.ndarray  # float64[2, D] orders/s
-    cancel_own: np.ndarray  # float64[2, D] orders/s
-    cancel_opposite: np.ndarray  # float64[2, D] orders/s
-    limit_level: np.ndarray  # float64[2, L] orders/s, level of the price after the order rests
-    cancel_level: np.ndarray  # float64[2, L] orders/s, level of the price before the cancellation
-    lots_own: np.ndarray  # float64[2, D] lots resting, mean over the time in which the distance was recorded
-    recorded: np.ndarray  # float64[2, D] share of time in which the distance lay within the recorded levels
-    cancel_hazard: np.ndarray  # float64[2, D] 1/s at which a resting lot is cancelled; NaN where none was recorded
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Sizes of orders [lots]. Rows: limit, market, cancel."""
-
-    quantiles: np.ndarray  # float64[3, Q] at FlowStatistics.probabilities
-    log_mean: np.ndarray  # float64[3] of the log of the size
-    log_sd: np.ndarray  # float64[3]
-    round_sizes: np.ndarray  # int64[R] lots, sizes that stand out
-    round_mass: np.ndarray  # float64[3, R] share of orders of exactly that size
-    market_equals_touch: float  # share of market orders that take exactly the size at the best quote
-    market_exceeds_touch: float  # share of market orders that take more
+    if max_distance < 1:
+        raise InputError(f"max_distance must be a positive number of ticks, got {max_distance!r}")
+    _, sign, _ = market_orders(session)
+    for name, sides in (
+        ("limit order", session.side[session.kind == EventKind.LIMIT]),
+        ("market order", sign),
+        ("cancellation", session.side[session.kind == EventKind.CANCEL]),
+    ):
+        if len(np.unique(sides)) < 2:
+            raise InputError(f"a flow is calibrated with both sides of every kind of order, and a {name} is missing")
+    return FlowStatistics(
+        product=session.product,
+        seconds=float(session.duration),
+        messages=len(session),
+        tick_size=float(tick_size),
+        probabilities=np.array(PROBABILITIES),
+        placement=placement(session, max_distance),
+        sizes=order_sizes(session),
+        improvement=improvement(session),
+        arrivals=arrivals(session),
+        trading=trading(session),
+        hawkes=fit_session(session, decays),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class Improvement:
-    """Limit orders inside the spread, by the spread they meet. B bins; the last is open."""
-
-    spread_from: np.ndarray  # int64[B] ticks, smallest spread of the bin
-    probability: np.ndarray  # float64[B] share of limit orders that beat their own side's best quote
-    orders: np.ndarray  # int64[B] limit orders in the bin
-    fraction_quantiles: np.ndarray  # float64[Q] ticks of improvement / (spread - 1), in (0, 1]
-
-
-@dataclasses.dataclass(frozen=True)
-class Arrivals:
-    """The rhythm of messages of any kind. A burst is a run of messages less than 1 ms apart."""
-
-    gap_quantiles: np.ndarray  # float64[Q] s between messages
-    gap_cv: float  # standard deviation / mean
-    gap_below_millisecond: float  # share
-    burst_rate: float  # bursts/s
-    burst_size_mean: float  # messages
-    burst_size_quantiles: np.ndarray  # float64[Q] messages
-    profile: np.ndarray  # float64[H] messages per half hour of the session / their mean; H = 1 if it is shorter
-
-
-@dataclasses.dataclass(frozen=True)
-class Trading:
-    """Market orders in sequence, and the spread they meet."""
-
-    sign_autocorrelation: np.ndarray  # float64[20] of the signs of market orders, lags 1..20
-    spread_quantiles: np.ndarray  # float64[Q] ticks, weighted by time
-    touch_size_quantiles: np.ndarray  # float64[Q] lots at the best quotes, weighted by time
-
-
-HAWKES_TYPES = ("limit_buy", "limit_sell", "market_buy", "market_sell", "cancel_buy", "cancel_sell")
-"""Event types of the Hawkes fit: the side of the order itself, of a market order that of who sends it."""
+def placement(session: Session, max_distance: int) -> Placement:
+    """Rates of orders by side, distance and level, the mean depth by distance, and the hazard of cancellation."""
+    s, duration = session, session.duration
+    limits, cancels = (_placed(s, kind) for kind in (EventKind.LIMIT, EventKind.CANCEL))
+    own_limit, opposite_limit = _distances(s, limits)
+    own_cancel, opposite_cancel = _distances(s, cancels)
+    lots_seconds, seconds = _resting(s, max_distance)
+    cancelled = _by_side(s.side[cancels], own_cancel, max_distance, weights=s.size[cancels])
+    _, sign, _ = market_orders(s)
+    hidden = s.kind == EventKind.HIDDEN
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lots = np.where(seconds > 0, lots_seconds / seconds, 0.0)
+        hazard = np.where(lots_seconds > 0, cancelled / lots_seconds, np.nan)
+    return Placement(
+        limit_rate=_sides(s.side[s.kind == EventKind.LIMIT]) / duration,
+        market_rate=_sides(sign) / duration,
+        cancel_rate=_sides(s.side[s.kind == EventKind.CANCEL]) / duration,
+        hidden_rate=_sides(-s.side[hidden]) / duration,
+        limit_improving=_by_side(s.side[limits], -own_limit - 1, max_distance) / duration,
+        limit_own=_by_side(s.side[limits], own_limit, max_distance) / duration,
+        limit_opposite=_by_side(s.side[limits], opposite_limit - 1, max_distance) / duration,
+        cancel_own=_by_side(s.side[cancels], own_cancel, max_distance) / duration,
+        cancel_opposite=_by_side(s.side[cancels], opposite_cancel - 1, max_distance) / duration,
+        limit_level=_by_side(s.side[limits], _level(s, limits, limits), s.bid_price.shape[1]) / duration,
+        cancel_level=_by_side(s.side[cancels], _level(s, cancels, cancels - 1), s.bid_price.shape[1]) / duration,
+        lots_own=lots,
+        recorded=seconds / duration,
+        cancel_hazard=hazard,
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class HawkesStatistics:
-    """A multivariate Hawkes process with exponential kernels of K fixed decays (Hawkes 1971).
-
-    intensity_i(t) = baseline[i] + sum over k, j, events s < t of type j: branching[k, i, j] decay[k]
-        exp(-decay[k] (t - s))
-    """
-
-    decay: np.ndarray  # float64[K] 1/s
-    baseline: np.ndarray  # float64[6] events/s
-    branching: np.ndarray  # float64[K, 6, 6] events of type i that one of type j causes on average
-    branching_ratio: float  # spectral radius of the sum of `branching` over k, < 1
-    log_likelihood: float  # nats per event
-
-
-@dataclasses.dataclass(frozen=True)
-class FlowStatistics:
-    """Everything a model of order flow can be calibrated with, from one session."""
-
-    product: str
-    seconds: float  # s observed
-    messages: int
-    tick_size: float  # currency
-    probabilities: np.ndarray  # float64[Q] of all the quantiles
-    placement: Placement
-    sizes: Sizes
-    improvement: Improvement
-    arrivals: Arrivals
-    trading: Trading
-    hawkes: HawkesStatistics
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; arrays become lists and NaN null."""
-        return _to_json(self)
-
-    @classmethod
-    def from_json(cls, value: Any) -> "FlowStatistics":
-        """What `to_json` gave. Raises InputError for a key that is missing, unknown or of another type."""
-        return _from_json(cls, value, "FlowStatistics")
+def order_sizes(session: Session) -> Sizes:
+    """Sizes of limit orders, market orders and cancellations, and of market orders against the quote they meet."""
+    first, sign, market = market_orders(session)
+    samples = (session.size[session.kind == EventKind.LIMIT], market, session.size[session.kind == EventKind.CANCEL])
+    known = first > 0
+    before = first[known] - 1
+    touch = np.where(sign[known] > 0, session.ask_size[before, 0], session.bid_size[before, 0])
+    return Sizes(
+        quantiles=np.stack([np.quantile(sample, PROBABILITIES) for sample in samples]),
+        log_mean=np.array([np.log(sample).mean() for sample in samples]),
+        log_sd=np.array([np.log(sample).std() for sample in samples]),
+        round_sizes=np.array(ROUND_SIZES),
+        round_mass=np.stack([(sample[:, None] == ROUND_SIZES).mean(0) for sample in samples]),
+        market_equals_touch=float(np.mean(market[known] == touch)),
+        market_exceeds_touch=float(np.mean(market[known] > touch)),
+    )
 
 
-def _to_json(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, np.ndarray):
-        return [_to_json(item) for item in value.tolist()]
-    if isinstance(value, list):
-        return [_to_json(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def improvement(session: Session) -> Improvement:
+    """How often and how far limit orders beat the best quote of their side, by the spread they meet."""
+    limits = _placed(session, EventKind.LIMIT)
+    own, opposite = _distances(session, limits)
+    spread = opposite - own
+    which = np.searchsorted(SPREADS_FROM, spread, side="right") - 1
+    orders = np.bincount(which, minlength=len(SPREADS_FROM))
+    better = np.bincount(which[own < 0], minlength=len(SPREADS_FROM))
+    inside = own < 0
+    fraction = -own[inside] / (spread[inside] - 1)
+    return Improvement(
+        spread_from=np.array(SPREADS_FROM),
+        probability=np.where(orders > 0, better / np.maximum(orders, 1), np.nan),
+        orders=orders,
+        fraction_quantiles=_quantiles(fraction),
+    )
 
 
-def _from_json(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        if not isinstance(value, dict) or value.keys() != hints.keys():
-            difference = sorted(set(value) ^ hints.keys()) if isinstance(value, dict) else "not an object"
-            raise InputError(f"{where} does not have the keys of this version: {difference}")
-        return hint(**{name: _from_json(hints[name], value[name], f"{where}.{name}") for name in hints})  # type: ignore[operator]
-    if hint is np.ndarray:
-        array = np.asarray(value)
-        if array.dtype == object:
-            array = np.asarray(value, np.float64)
-        return array
-    if hint is float and value is None:
-        return np.nan
-    if not isinstance(value, (int, float) if hint is float else hint) or isinstance(value, bool):
-        raise InputError(f"{where} must be {hint.__name__}, got {value!r}")
-    return hint(value)
+def arrivals(session: Session) -> Arrivals:
+    """The times between messages, their bursts and their profile over the session."""
+    gaps = np.diff(session.seconds)
+    begins = np.concatenate([[0], np.flatnonzero(gaps >= _BURST) + 1])
+    bursts = np.diff(np.append(begins, len(session)))
+    parts = max(1, round(session.duration / _HALF_HOUR))
+    counts = np.histogram(session.seconds, np.linspace(0, session.duration, parts + 1))[0]
+    return Arrivals(
+        gap_quantiles=np.quantile(gaps, PROBABILITIES),
+        gap_cv=float(gaps.std() / gaps.mean()) if gaps.any() else np.nan,
+        gap_below_millisecond=float(np.mean(gaps < _BURST)),
+        burst_rate=len(bursts) / session.duration,
+        burst_size_mean=float(bursts.mean()),
+        burst_size_quantiles=np.quantile(bursts, PROBABILITIES),
+        profile=counts / counts.mean(),
+    )
+
+
+def trading(session: Session) -> Trading:
+    """The persistence of market orders' signs, and spread and sizes at the touch over time."""
+    _, sign, _ = market_orders(session)
+    centred = sign - sign.mean()
+    variance = np.mean(centred**2)
+    signs = [
+        np.mean(centred[lag:] * centred[:-lag]) / variance if len(sign) > lag + 1 else np.nan
+        for lag in range(1, _SIGN_LAGS + 1)
+    ]
+    held, two_sided = _held(session), session.two_sided()
+    spread = (session.ask_price[:, 0] - session.bid_price[:, 0])[two_sided]
+    sizes = np.concatenate([session.bid_size[two_sided, 0], session.ask_size[two_sided, 0]])
+    return Trading(
+        sign_autocorrelation=np.array(signs),
+        spread_quantiles=_quantiles(spread, held[two_sided]),
+        touch_size_quantiles=_quantiles(sizes, np.tile(held[two_sided], 2)),
+    )
+
+
+def _placed(session: Session, kind: int) -> np.ndarray:
+    """int64[m] rows of a kind that met a two-sided book."""
+    rows = np.flatnonzero(session.kind == kind)
+    rows = rows[rows > 0]
+    return rows[session.two_sided()[rows - 1]]
+
+
+def _distances(session: Session, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64[m] ticks of the prices behind the best quote of their own side, and from that of the other one."""
+    side, price = session.side[rows].astype(np.int64), session.price[rows].astype(np.int64)
+    bid, ask = session.bid_price[rows - 1, 0], session.ask_price[rows - 1, 0]
+    own, opposite = np.where(side > 0, bid, ask), np.where(side > 0, ask, bid)
+    return side * (own - price), side * (opposite - price)
+
+
+def _level(session: Session, events: np.ndarray, books: np.ndarray) -> np.ndarray:
+    """int64[m] level at which the price of `events` stands in `books` (rows), -1 where it is not in view."""
+    buy = (session.side[events] > 0)[:, None]
+    price = np.where(buy, session.bid_price[books], session.ask_price[books])
+    size = np.where(buy, session.bid_size[books], session.ask_size[books])
+    found = (price == session.price[events][:, None]) & (size > 0)
+    return np.where(found.any(1), found.argmax(1), -1)
+
+
+def _resting(session: Session, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """float64[2, D] lot-seconds resting at each distance behind the best quote, and seconds it was in view for."""
+    held = _held(session)
+    lots_seconds, seconds = np.zeros((2, max_distance)), np.zeros((2, max_distance))
+    for i, (price, size, sign) in enumerate(
+        ((session.bid_price, session.bid_size, 1), (session.ask_price, session.ask_size, -1))
+    ):
+        present = size > 0
+        distance = np.where(present, sign * (price[:, :1] - price), 0)
+        inside = present & (distance < max_distance)
+        weight = size * held[:, None]
+        lots_seconds[i] = np.bincount(distance[inside], weights=weight[inside], minlength=max_distance)
+        # Where a level is absent, the side has no more to show: every distance is in view.
+        deepest = np.where(present.all(1), np.minimum(distance.max(1), max_distance - 1), max_distance - 1)
+        ends = np.bincount(deepest, weights=np.where(present[:, 0], held, 0), minlength=max_distance)
+        seconds[i] = np.cumsum(ends[::-1])[::-1]
+    return lots_seconds, seconds
+
+
+def _held(session: Session) -> np.ndarray:
+    """float64[n] seconds for which the book stood as it was after each event."""
+    return np.diff(session.seconds, append=session.duration)
+
+
+def _sides(side: np.ndarray) -> np.ndarray:
+    return np.array([np.sum(side > 0), np.sum(side < 0)], np.float64)
+
+
+def _by_side(side: np.ndarray, index: np.ndarray, size: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """float64[2, size] counts, or sums of `weights`, by side (buy, sell) and index; indices outside are left out."""
+    inside = (index >= 0) & (index < size)
+    flat = np.where(side > 0, 0, size)[inside] + index[inside]
+    counts = np.bincount(flat, weights=None if weights is None else weights[inside], minlength=2 * size)
+    return counts.reshape(2, size).astype(np.float64)
+
+
+def _quantiles(sample: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """float64[Q] quantiles at PROBABILITIES; under `weights` the smallest values that reach them. NaN if empty."""
+    if not len(sample):
+        return np.full(len(PROBABILITIES), np.nan)
+    if weights is None:
+        return np.quantile(sample, PROBABILITIES)
+    order = np.argsort(sample, kind="stable")
+    reached = np.cumsum(weights[order])
+    return sample[order][np.searchsorted(reached, np.array(PROBABILITIES) * reached[-1])].astype(np.float64)
