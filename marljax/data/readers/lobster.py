@@ -1,11 +1,13 @@
 """LOBSTER: pairs of message and order book files of one stock and day, sampled onto a time grid.
 
 Row k of the order book is the state after message k. The book at a grid time is the last state at or before it, so
-nothing from after a grid time is in its row. Format: lobsterdata.com, "Output" (Huang and Polak, 2011).
+nothing from after a grid time is in its row. Every single message is `lobster_messages`. Format: lobsterdata.com,
+"Output" (Huang and Polak, 2011).
 """
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +35,7 @@ _WHAT = "pair of SYMBOL_YYYY-MM-DD_START_END_message_LEVELS.csv and ..._orderboo
 _MILLISECOND = 1_000_000
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """What both file names of a pair say; times in ns after midnight."""
 
     stock: str
@@ -41,6 +43,17 @@ class _Window(NamedTuple):
     start: int
     end: int
     levels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The rows of a message file and of the order book file beside it, of equal length."""
+
+    window: Window
+    messages: Cells
+    orders: Cells
+    time_ns: np.ndarray
+    """int64[rows] ns after midnight, never decreasing and within the window."""
 
 
 def read(paths: Sequence[str | Path], *, grid_seconds: float = 1.0) -> RawBooks:
@@ -54,37 +67,39 @@ def read(paths: Sequence[str | Path], *, grid_seconds: float = 1.0) -> RawBooks:
     if step <= 0:
         raise InputError(f"grid_seconds must be a positive number of seconds, got {grid_seconds!r}")
     metadata, paths = take_metadata(paths)
-    found = members(paths, lambda name: _NAME.fullmatch(name) is not None, _WHAT)
-    pairs = _pairs(found)
+    pairs = _pairs(paths)
     days = sorted({window.day for window in pairs})
     opening = {day: min(w.start for w in pairs if w.day == day) for day in days}
     books, trades, files, products = [], [], [], {}
     for window, (messages, orders) in sorted(pairs.items()):
-        products[window.stock] = _product(window.stock, metadata)
-        message_rows, order_rows = _read_messages(messages), _read_orders(orders, window)
-        if len(message_rows) != len(order_rows):
-            short = min((message_rows, order_rows), key=len)
-            short.fail(
-                len(short),
-                short.table.column_names[0],
-                f"the pair is of unequal length: {len(message_rows)} messages, {len(order_rows)} book rows",
-            )
-        files += [messages.source_file(len(message_rows)), orders.source_file(len(order_rows))]
-        time_ns = _times(message_rows, window) - opening[window.day]
+        products[window.stock] = stock_product(window.stock, metadata)
+        pair = _open(window, messages, orders)
+        files += [messages.source_file(len(pair.messages)), orders.source_file(len(pair.orders))]
+        time_ns = pair.time_ns - opening[window.day]
         keys: dict[str, int | str] = {"session": days.index(window.day), "product": window.stock}
         grid = np.arange(0, window.end - opening[window.day] + 1, step, dtype=np.int64)
         sampled = _sample(time_ns, grid[grid >= window.start - opening[window.day]])
-        books.append(_books(order_rows, sampled, products[window.stock], window, {"file": len(files) - 1, **keys}))
-        trades.append(_trades(message_rows, time_ns, products[window.stock], {"file": len(files) - 2, **keys}))
+        books.append(_books(pair.orders, sampled, products[window.stock], window, {"file": len(files) - 1, **keys}))
+        trades.append(_trades(pair.messages, time_ns, products[window.stock], {"file": len(files) - 2, **keys}))
     files += list(metadata.files)
     return raw_books(books, trades, list(products.values()), files, metadata.origin or "recorded")
 
 
-def _product(stock: str, metadata: Metadata) -> Product:
+def each_pair(paths: Sequence[str | Path]) -> Iterator[Pair]:
+    """Every LOBSTER pair under `paths` (files, folders, archives), opened one at a time, by stock and day.
+
+    Raises InputError with file, line and column.
+    """
+    for window, (messages, orders) in sorted(_pairs(paths).items()):
+        yield _open(window, messages, orders)
+
+
+def stock_product(stock: str, metadata: Metadata) -> Product:
+    """The product of this stock: from products.json, or shares of one dollar's hundredths where there is none."""
     return metadata.product(stock, Product(stock, tick_size=0.01, asset_class="equity"))
 
 
-def _window(member: Member) -> tuple[_Window, str]:
+def _window(member: Member) -> tuple[Window, str]:
     match = _NAME.fullmatch(member.stem_name)
     if match is None:
         raise InputError(f"a LOBSTER file is one of a {_WHAT}", file=member.label)
@@ -95,11 +110,12 @@ def _window(member: Member) -> tuple[_Window, str]:
     start, end = int(match["start"]) * _MILLISECOND, int(match["end"]) * _MILLISECOND
     if not (start < end <= 24 * 3600 * 10**9 and 1 <= int(match["levels"]) <= 1000):
         raise InputError("the file name holds no time window within a day, or no level", file=member.label)
-    return _Window(match["stock"], day, start, end, int(match["levels"])), match["kind"].lower()
+    return Window(match["stock"], day, start, end, int(match["levels"])), match["kind"].lower()
 
 
-def _pairs(found: Sequence[Member]) -> dict[_Window, tuple[Member, Member]]:
-    sides: dict[_Window, dict[str, Member]] = {}
+def _pairs(paths: Sequence[str | Path]) -> dict[Window, tuple[Member, Member]]:
+    found = members(paths, lambda name: _NAME.fullmatch(name) is not None, _WHAT)
+    sides: dict[Window, dict[str, Member]] = {}
     for member in found:
         window, kind = _window(member)
         side = sides.setdefault(window, {})
@@ -119,6 +135,18 @@ def _pairs(found: Sequence[Member]) -> dict[_Window, tuple[Member, Member]]:
     return {window: (side["message"], side["orderbook"]) for window, side in sides.items()}
 
 
+def _open(window: Window, messages: Member, orders: Member) -> Pair:
+    message_rows, order_rows = _read_messages(messages), _read_orders(orders, window)
+    if len(message_rows) != len(order_rows):
+        short = min((message_rows, order_rows), key=len)
+        short.fail(
+            len(short),
+            short.table.column_names[0],
+            f"the pair is of unequal length: {len(message_rows)} messages, {len(order_rows)} book rows",
+        )
+    return Pair(window, message_rows, order_rows, _times(message_rows, window))
+
+
 def _read_messages(member: Member) -> Cells:
     types = dict.fromkeys(MESSAGE, cells.FLOAT) | {"type": cells.WHOLE, "direction": cells.WHOLE}
     content = member.read()
@@ -127,7 +155,7 @@ def _read_messages(member: Member) -> Cells:
     return cells.parse(content, member.label, names=names, types=types, delimiter=",", header=False)
 
 
-def _read_orders(member: Member, window: _Window) -> Cells:
+def _read_orders(member: Member, window: Window) -> Cells:
     names = [
         f"{side}_{what}_{k}"
         for k in range(1, window.levels + 1)
@@ -138,7 +166,7 @@ def _read_orders(member: Member, window: _Window) -> Cells:
     return cells.parse(member.read(), member.label, names=names, types=types, delimiter=",", header=False)
 
 
-def _times(rows: Cells, window: _Window) -> np.ndarray:
+def _times(rows: Cells, window: Window) -> np.ndarray:
     """int64[rows] ns after midnight, never decreasing and within the window."""
     seconds = rows.floats("time")
     rows.refuse(~((seconds >= 0) & (seconds <= 24 * 3600)), "time", "is no time of day in seconds")
@@ -155,7 +183,7 @@ def _sample(time_ns: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _books(
-    rows: Cells, sampled: tuple[np.ndarray, np.ndarray], product: Product, window: _Window, keys: dict[str, int | str]
+    rows: Cells, sampled: tuple[np.ndarray, np.ndarray], product: Product, window: Window, keys: dict[str, int | str]
 ) -> pd.DataFrame:
     grid, row = sampled
     columns: dict[str, np.ndarray] = {"time_ns": grid, "line": rows.lines[row]}
