@@ -135,6 +135,12 @@ def test_two_agents_equal_to_two_of_the_stream_stand_as_in_a_random_permutation(
     assert all(abs(share - 1 / 12) < 4 * np.sqrt(11 / 144 / 24_000) for share in found.values())
 
 
+def test_equal_tickets_of_equal_arrivals_still_take_every_position_once(monkeypatch):
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape: jnp.zeros(shape, jnp.uint32))
+    theirs, mine = merge(KEYS[0], jnp.array([0.5, 0.5]), jnp.array([0.5, 0.5, 0.5]))
+    assert sorted([*theirs.tolist(), *mine.tolist()]) == list(range(5))
+
+
 def test_rows_are_interleaved_at_their_positions():
     background = {"price": jnp.arange(5, dtype=jnp.int32), "seconds": jnp.arange(10.0).reshape(5, 2) / 10}
     agents = {"price": jnp.array([70, 80], jnp.int32), "seconds": jnp.full((2, 2), 9.0)}

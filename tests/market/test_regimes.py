@@ -66,6 +66,11 @@ def test_half_strength_is_half_way_from_calm(name):
 
 
 @pytest.mark.parametrize("name", REGIMES)
+def test_a_regime_without_strength_is_calm(name):
+    chex.assert_trees_all_equal(course(event(REGIMES[name](), 0.0), TIMES), course(event(steady(calm())), TIMES))
+
+
+@pytest.mark.parametrize("name", REGIMES)
 def test_outside_of_its_event_the_market_is_exactly_calm(name):
     schedule = event(REGIMES[name]())
     for seconds in (0.0, 99.99, 200.0, 1e6):
