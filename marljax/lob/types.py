@@ -118,6 +118,14 @@ class BookConfig:
 
 
 @struct.dataclass
+class Reserves:
+    """What the slots behind the displayed ones, those of the hidden parts of icebergs, hold besides."""
+
+    peak: jax.Array  # int32[2, reserves] lots shown at a time
+    shown: jax.Array  # int32[2, reserves] slot of the displayed part
+
+
+@struct.dataclass
 class Book:
     """One book. `L` is the padded number of slots of a side (displayed orders first, then reserves of icebergs).
 
@@ -126,16 +134,13 @@ class Book:
     `end - size - consumed` lots stand before it, and slots need no order among themselves. Side 0 holds the bids.
     """
 
-    key: (
-        jax.Array
-    )  # int32[2, L] priority of the price, smaller is better: twice the price (negated: bids), +1 hidden
+    key: jax.Array  # int32[2, L] priority of the price, smaller is better: twice the price (negated: bids), +1 hidden
     end: jax.Array  # int32[2, L] lots, where the order's interval ends
     size: jax.Array  # int32[2, L] lots, the interval's length
     id: jax.Array  # int32[2, L]
     owner: jax.Array  # int32[2, L]
     consumed: jax.Array  # int32[2] lots
-    peak: jax.Array  # int32[2, reserves] lots shown at a time
-    shown: jax.Array  # int32[2, reserves] slot of the displayed part
+    reserves: Reserves | None  # None where the config has none
     lowest: jax.Array  # int32[] ticks, the tick window
     highest: jax.Array  # int32[] ticks
 
@@ -155,8 +160,8 @@ class Receipts:
 
 @struct.dataclass
 class Trades:
-    """The first R trades of a block, in order; later rows than `count` hold zeros. Made for the record and learners;
-    accounts do not depend on it."""
+    """The trades of a block in order; rows beyond `count` are zero. Of more than R trades R are kept and the others are
+    counted. Turnover and volumes do not depend on the record."""
 
     message: jax.Array  # int32[R] index of the incoming order within the block
     side: jax.Array  # int32[R] BUY or SELL, of the incoming order
@@ -193,6 +198,7 @@ class Volumes:
 class Report:
     """Everything that happened in a block of messages."""
 
+    messages: Messages  # as they met the book
     receipts: Receipts
     trades: Trades
     turnover: Turnover

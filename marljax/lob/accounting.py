@@ -1,0 +1,184 @@
+"""What a block of messages came to: trades, turnover and volumes by owner.
+
+While the messages run, nothing is booked: orders that traded stay in their slots, and the line's coordinates keep who
+stood where. An order that is cut in two, or whose slot is taken again, leaves a `Piece` behind. Every piece was traded
+with exactly one message, the one that consumed its coordinates, so booking is one pass over the pieces at the end.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from marljax.lob.tally import LOW_BITS, Tally
+from marljax.lob.types import BUY, SELL, Book, BookConfig, Messages, Receipts, Report, Trades, Turnover, Volumes
+
+_LAST = 2**31 - 1
+_PLACE_BITS = 23
+"""What a block consumes of a side stays below 2**23 lots: MAX_MESSAGES times MAX_SIZE."""
+_GROUP = 32
+
+
+@struct.dataclass
+class Piece:
+    """A traded interval of a side's line. Scalars, int32; of length 0 where there is none."""
+
+    key: jax.Array
+    start: jax.Array  # lots
+    length: jax.Array  # lots
+    id: jax.Array
+    owner: jax.Array
+    left: jax.Array  # lots of the order that remained behind the piece
+
+
+@struct.dataclass
+class Event:
+    """What one message did. Scalars, int32; see Receipts for the first seven."""
+
+    code: jax.Array
+    traded: jax.Array
+    rested: jax.Array
+    cancelled: jax.Array
+    prevented: jax.Array
+    displaced: jax.Array
+    displaced_owner: jax.Array
+    added: jax.Array  # lots that it brought to the market
+    own: jax.Array  # the message's side, 0 or 1
+    consumed: jax.Array  # int32[2] lots, after it
+    overwritten: Piece  # on its own side: the dead order whose slot it took
+    cut: Piece  # on the other side: what it took of the order at which it stopped
+
+
+def settle(book: Book, messages: Messages, events: Event, config: BookConfig) -> Report:
+    """Account for a block.
+
+    Args:
+        book: after its last message.
+        messages: the M messages.
+        events: the M events of `matching.apply`.
+        config: that of the book.
+    """
+    pieces = _pieces(book, events)
+    # Sums run over a leading axis: XLA's CPU backend reduces a last one item by item.
+    before = events.consumed[:, :, None] <= pieces.start[None]
+    message = jnp.sum(before.astype(jnp.int32), 0)
+    message = jnp.where(pieces.length > 0, message, 0)
+    price = jnp.array([[-1], [1]]) * (pieces.key >> 1)
+    pieces, message, price = lax.optimization_barrier((pieces, message, price))
+    taker_owner = messages.owner[message]
+    return Report(
+        messages=messages,
+        receipts=Receipts(
+            events.code,
+            events.traded,
+            events.rested,
+            events.cancelled,
+            events.prevented,
+            events.displaced,
+            events.displaced_owner,
+        ),
+        trades=_trades(pieces, message, price, messages, config.trades),
+        turnover=_turnover(pieces, price, taker_owner, config.owners),
+        volumes=_volumes(messages, events, config.owners),
+    )
+
+
+def _pieces(book: Book, events: Event) -> Piece:
+    """Everything that traded, int32[2, M + L] by side. A message leaves at most one piece on either side."""
+    dead = book.end <= book.consumed[:, None]
+    standing = Piece(
+        key=book.key,
+        start=book.end - book.size,
+        length=jnp.where(dead, book.size, 0),
+        id=book.id,
+        owner=book.owner,
+        left=jnp.zeros_like(book.size),
+    )
+    side = jnp.arange(2)[:, None]
+
+    def join(overwritten: jax.Array, cut: jax.Array, standing: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.where(events.own == side, overwritten, cut), standing], axis=1)
+
+    return jax.tree.map(join, events.overwritten, events.cut, standing)
+
+
+def _turnover(pieces: Piece, price: jax.Array, taker_owner: jax.Array, owners: int) -> Turnover:
+    """Lots and value by owner. A value is summed in three digits of 8 bits of the price, so that no sum overflows."""
+    digits = jnp.stack([jnp.ones_like(price), price & 255, (price >> 8) & 255, price >> 16])
+    amounts = digits * pieces.length
+    number = jnp.arange(owners)
+
+    def by_owner(owner: jax.Array) -> jax.Array:
+        # [P, 4, 2, owners] -> [4, 2, owners]
+        hot = owner.T[:, None, :, None] == number
+        return jnp.sum(jnp.where(hot, jnp.moveaxis(amounts, -1, 0)[..., None], 0), 0)
+
+    makers, takers = by_owner(pieces.owner), by_owner(taker_owner)
+    # What rests on the bids buys; what comes to them sells.
+    lots, low, middle, high = jnp.stack([makers, takers[:, ::-1]], axis=1)
+    value = _shifted(low, 0).add(_shifted(middle, 8)).add(_shifted(high, 16))
+    return Turnover(lots=lots, value=value)
+
+
+def _shifted(amount: jax.Array, bits: int) -> Tally:
+    """amount x 2**bits, exactly."""
+    kept = LOW_BITS - bits
+    return Tally(amount >> kept, (amount & (2**kept - 1)) << bits)
+
+
+def _volumes(messages: Messages, events: Event, owners: int) -> Volumes:
+    number = jnp.arange(owners)
+
+    def by_owner(lots: jax.Array, owner: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(owner[:, None] == number, lots[:, None], 0), 0)
+
+    return Volumes(
+        added=by_owner(events.added, messages.owner),
+        cancelled=by_owner(events.cancelled + events.prevented, messages.owner),
+        displaced=by_owner(events.displaced, events.displaced_owner),
+    )
+
+
+def _trades(pieces: Piece, message: jax.Array, price: jax.Array, messages: Messages, rows: int) -> Trades:
+    """The pieces as a dense record: gathered first, then ranked among themselves by message and place in the line."""
+    count = pieces.length.shape[-1]
+    taken = pieces.length.reshape(-1) > 0
+    place = jnp.where(taken, _number_before(taken), -1)
+    row = jnp.arange(rows, dtype=jnp.int32)
+    number = jnp.arange(2 * count, dtype=jnp.int32)
+    at = jnp.sum(jnp.where(place[:, None] == row, number[:, None], 0), 0)
+    total = jnp.sum(taken.astype(jnp.int32))
+    recorded = row < total
+
+    order = (message << _PLACE_BITS) + pieces.start
+    order = lax.optimization_barrier(jnp.where(recorded, order.reshape(-1)[at], _LAST))
+    rank = jnp.sum((order[:, None] < order).astype(jnp.int32), 0)
+    at = jnp.sum(jnp.where(rank[:, None] == row, at[:, None], 0), 0)
+    at = lax.optimization_barrier(jnp.where(recorded, at, 0))
+
+    def pick(field: jax.Array) -> jax.Array:
+        return jnp.where(recorded, field.reshape(-1)[at], 0)
+
+    incoming = pick(message)
+    return Trades(
+        message=incoming,
+        side=jnp.where(recorded, jnp.where(at < count, SELL, BUY), 0),
+        price=pick(price),
+        size=pick(pieces.length),
+        maker=pick(pieces.id),
+        maker_owner=pick(pieces.owner),
+        maker_left=pick(pieces.left),
+        taker=jnp.where(recorded, messages.id[incoming], 0),
+        taker_owner=jnp.where(recorded, messages.owner[incoming], 0),
+        count=total,
+        overflow=jnp.maximum(total - rows, 0),
+    )
+
+
+def _number_before(mask: jax.Array) -> jax.Array:
+    """How many are set before each, int32[N]. A triangular matrix product sums groups, far cheaper than cumsum."""
+    groups = -(-mask.shape[0] // _GROUP)
+    ones = jnp.pad(mask, (0, groups * _GROUP - mask.shape[0])).astype(jnp.float32).reshape(groups, _GROUP)
+    within = ones @ jnp.triu(jnp.ones((_GROUP, _GROUP)), 1)
+    before = jnp.tril(jnp.ones((groups, groups)), -1) @ jnp.sum(ones, -1, keepdims=True)
+    return (within + before).astype(jnp.int32).reshape(-1)[: mask.shape[0]]

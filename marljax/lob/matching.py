@@ -1,0 +1,336 @@
+"""The matching engine: strict price-time priority, exact, without a loop over orders.
+
+The volume resting on a side is a line in order of priority (see `Book`). An incoming order walks along the other side's
+line: it only moves `consumed`, and everything it passed is filled, because the intervals say so. A new order is put
+behind the last one of better or equal price, and every interval behind it moves back by its size; a cancelled one
+lets them move forward. So one message is a few maxima over the slots and one addition, whatever it trades.
+
+A message is read top to bottom in `apply`: find the order it names or a slot for it; see how far it reaches on the
+other side; decide; trade; take away; put in. Priority at a price is order of arrival, never a time stamp.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from marljax.lob.accounting import Event, Piece, settle
+from marljax.lob.types import (
+    MAX_MESSAGES,
+    MAX_PRICE,
+    MAX_SIZE,
+    SELL,
+    Book,
+    BookConfig,
+    Code,
+    Kind,
+    Messages,
+    Report,
+    Reserves,
+    SelfTrade,
+)
+
+_LANES = 128
+"""Slots are padded to whole vector registers."""
+_FAR = 2**30
+"""Beyond every key and every coordinate."""
+
+
+def empty(config: BookConfig, lowest: int = 1 - MAX_PRICE, highest: int = MAX_PRICE - 1) -> Book:
+    """A book without orders that takes prices from `lowest` to `highest` [ticks].
+
+    Raises ValueError where that window is empty or reaches beyond +-MAX_PRICE.
+    """
+    if not -MAX_PRICE < lowest <= highest < MAX_PRICE:
+        raise ValueError(f"a tick window lies within +-{MAX_PRICE - 1}, got {lowest}..{highest}")
+    slots = -(-(config.slots + config.reserves) // _LANES) * _LANES
+    nothing = jnp.zeros((2, slots), jnp.int32)
+    unused = jnp.zeros((2, config.reserves), jnp.int32)
+    reserves = Reserves(unused, unused) if config.reserves else None
+    bound = jnp.asarray([lowest, highest], jnp.int32)
+    zero = jnp.zeros(2, jnp.int32)
+    return Book(nothing, nothing, nothing, nothing, nothing, zero, reserves, bound[0], bound[1])
+
+
+def process(
+    book: Book,
+    messages: Any,
+    config: BookConfig,
+    respond: Callable[[Book, Any], Messages] | None = None,
+) -> tuple[Book, Report]:
+    """Put a block of messages to the book, in order.
+
+    Args:
+        book: as it stands.
+        messages: Messages with a leading axis M <= MAX_MESSAGES; with `respond`, any pytree with one.
+        config: that of the book.
+        respond: makes the message of a row from the book as the message finds it and the row.
+
+    Returns:
+        The book after the last message, and what happened.
+    """
+    count = jax.tree.leaves(messages)[0].shape[0]
+    if not 1 <= count <= MAX_MESSAGES:
+        raise ValueError(f"a block holds 1..{MAX_MESSAGES} messages, got {count}")
+
+    def step(book: Book, row: Any) -> tuple[Book, tuple[Messages, Event]]:
+        message = row if respond is None else respond(book, row)
+        book, event = apply(book, message, config)
+        return book, (message, event)
+
+    book, (made, events) = lax.scan(step, rebased(book), messages)
+    return book, settle(book, made, events, config)
+
+
+def rebased(book: Book) -> Book:
+    """The same orders with coordinates counted from what has been consumed, and nothing left of dead ones."""
+    alive = book.end > book.consumed[:, None]
+    return book.replace(
+        end=jnp.where(alive, book.end - book.consumed[:, None], 0),
+        size=jnp.where(alive, book.size, 0),
+        consumed=jnp.zeros_like(book.consumed),
+    )
+
+
+class _Focus(NamedTuple):
+    """The slot a message writes to: that of the order it names, or of the one it would replace. Scalars, int32."""
+
+    at: jax.Array
+    key: jax.Array
+    end: jax.Array
+    size: jax.Array
+    id: jax.Array
+    owner: jax.Array
+
+
+def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Event]:
+    """Put one message to the book, within a block that `rebased` began and `settle` ends.
+
+    Args:
+        book: as the message finds it.
+        message: scalars.
+        config: that of the book.
+
+    Returns:
+        The book after it, and the event that `settle` accounts for.
+    """
+    kind, price, size = message.kind, message.price, message.size
+    n_slots = book.end.shape[-1]
+    index = jnp.arange(2 * n_slots, dtype=jnp.int32).reshape(2, n_slots)
+    sides = jnp.arange(2, dtype=jnp.int32)[:, None]
+    start = book.end - book.size
+    alive = book.end > book.consumed[:, None]
+
+    # The order that the message names, and the slot for a newcomer: a dead one, or else the last of the line.
+    named_at = _largest(jnp.where(alive & (book.id == message.id), index, -1), both=True)
+    line_end = jnp.where(jnp.arange(n_slots) < config.slots, jnp.where(alive, book.end, _FAR), -1)
+    last = _largest(line_end)
+    vacant_at = _largest(jnp.where(line_end == last[:, None], index, -1))
+    named_at, last, vacant_at = lax.optimization_barrier((named_at, last, vacant_at))
+    known = named_at >= 0
+    names = (kind == Kind.CANCEL) | (kind == Kind.MODIFY)
+    own = jnp.where(names, named_at >= n_slots, message.side == SELL).astype(jnp.int32)
+    focus = _look(book, jnp.where(names, named_at, vacant_at[own]))
+    consumed, other_consumed = book.consumed[own], book.consumed[1 - own]
+    occupied = focus.end > consumed
+    remaining = jnp.where(occupied, focus.size, 0)
+
+    # How far it can walk on the other side, and behind whom it would queue on its own.
+    sign = 1 - 2 * own
+    key = -sign * 2 * price
+    limit = jnp.where(kind == Kind.MARKET, _FAR, sign * 2 * price + 1)
+    within = book.key <= jnp.where(sides == own, key, limit)
+    reach = jnp.maximum(_largest(jnp.where(within, book.end, 0)), book.consumed)
+    mine = within & alive & (sides != own) & (book.owner == message.owner) & (message.self_trade != SelfTrade.ALLOW)
+    first_mine = -_largest(jnp.where(mine, -start, -_FAR), both=True)
+    reach, first_mine = lax.optimization_barrier((reach, first_mine))
+    queue_end, other_end = reach[own], reach[1 - own]
+
+    shrinks = (kind == Kind.MODIFY) & (key == focus.key) & (size <= remaining)
+    takes = ((kind >= Kind.LIMIT) & (kind <= Kind.POST_ONLY)) | ((kind == Kind.MODIFY) & ~shrinks)
+    wanted = jnp.where(takes, jnp.clip(size, 0, MAX_SIZE), 0)
+    halted = (message.self_trade == SelfTrade.CANCEL_NEWEST) & (first_mine < other_end)
+    stop = jnp.minimum(other_consumed + wanted, jnp.where(halted, first_mine, other_end))
+    clears = (message.self_trade == SelfTrade.CANCEL_OLDEST) & (first_mine < stop)
+    stop, prevented = _walk_past(mine, book, stop, clears, other_consumed + wanted, other_end)
+    traded = stop - other_consumed - prevented
+
+    code = _verdict(message, book, config, known, focus, other_end > other_consumed, traded)
+    accepted = code == Code.ACCEPTED
+    stop = jnp.where(accepted, stop, other_consumed)
+    traded = jnp.where(accepted, traded, 0)
+    prevented = jnp.where(accepted, prevented, 0)
+
+    # What is left of it queues, unless the side is full and nobody stands behind it.
+    queues = (kind == Kind.LIMIT) | (kind == Kind.POST_ONLY) | (kind == Kind.MODIFY)
+    left = jnp.where(accepted & takes, wanted - traded, 0)
+    rest = jnp.where(queues & ~halted, left, 0)
+    full = occupied & ~names
+    gives_way = full & (queue_end >= last[own])
+    enters = jnp.where(gives_way, 0, rest)
+    inserted = enters > 0
+    asked = jnp.where(kind == Kind.CANCEL, jnp.minimum(size, remaining), remaining - jnp.where(shrinks, size, 0))
+    evicted = jnp.where(inserted & full, remaining, 0)
+    removed = jnp.where(accepted, jnp.where(names, asked, evicted), 0)
+    base = queue_end - jnp.where(focus.end <= queue_end, removed, 0)
+
+    # The order on the other side at which it stopped half way is cut in two: what traded is gone.
+    cut_at = _largest(jnp.where((sides != own) & (start < stop) & (book.end > stop), index, -1), both=True)
+    cut = _look(book, cut_at)
+
+    write_at = jnp.where(inserted | (removed > 0), focus.at, -1)
+    insert_at = jnp.where(inserted, focus.at, -1)
+    gone = mine & (message.self_trade == SelfTrade.CANCEL_OLDEST) & (start < stop) & accepted
+    left_end = jnp.where(removed == remaining, consumed, focus.end - removed)
+    is_own = sides == own
+
+    order = _nothing_after(*focus, *cut)
+    new_size = jnp.where(gone, 0, book.size)
+    new_size = jnp.where(index == cut_at + order, cut.end - stop, new_size)
+    new_size = jnp.where(index == write_at + order, jnp.where(inserted, enters, focus.size - removed), new_size)
+    order = _nothing_after(new_size[0, 0])
+    new_end = book.end - jnp.where(is_own & (book.end >= focus.end + order), removed, 0)
+    new_end = new_end + jnp.where(is_own & (new_end > base), enters, 0)
+    new_end = jnp.where(index == write_at + order, jnp.where(inserted, base + enters, left_end), new_end)
+    order = _nothing_after(new_end[0, 0])
+    new_key = jnp.where(index == insert_at + order, key, book.key)
+    order = _nothing_after(new_key[0, 0])
+    new_id = jnp.where(index == insert_at + order, message.id, book.id)
+    order = _nothing_after(new_id[0, 0])
+    new_owner = jnp.where(index == insert_at + order, message.owner, book.owner)
+
+    after = book.replace(
+        key=new_key,
+        end=new_end,
+        size=new_size,
+        id=new_id,
+        owner=new_owner,
+        consumed=jnp.where(sides[:, 0] == own, consumed, stop),
+    )
+    cut_start = cut.end - cut.size
+    event = Event(
+        code=code,
+        traded=traded,
+        rested=jnp.where(accepted & names & ~takes, remaining - removed, enters),
+        cancelled=jnp.where(names, removed, 0) + jnp.where(gives_way, 0, left - rest),
+        prevented=prevented,
+        displaced=jnp.where(gives_way, rest, evicted),
+        displaced_owner=jnp.where(gives_way & (rest > 0), message.owner, jnp.where(evicted > 0, focus.owner, -1)),
+        added=jnp.where(accepted, wanted, 0),
+        own=own,
+        consumed=after.consumed,
+        overwritten=Piece(
+            key=focus.key,
+            start=focus.end - focus.size,
+            length=jnp.where(inserted & ~occupied, focus.size, 0),
+            id=focus.id,
+            owner=focus.owner,
+            left=jnp.zeros_like(stop),
+        ),
+        cut=Piece(
+            key=cut.key,
+            start=cut_start,
+            length=jnp.where(cut_at >= 0, stop - cut_start, 0),
+            id=cut.id,
+            owner=cut.owner,
+            left=cut.end - stop,
+        ),
+    )
+    return after, event
+
+
+def _look(book: Book, at: jax.Array) -> _Focus:
+    """What stands in slot `at` of both sides laid end to end; where `at` is negative, nothing that is used."""
+    place = jnp.maximum(at, 0)
+    fields = (book.key, book.end, book.size, book.id, book.owner)
+    return _Focus(*lax.optimization_barrier((at, *(field.reshape(-1)[place] for field in fields))))
+
+
+def _walk_past(
+    mine: jax.Array, book: Book, stop: jax.Array, clears: jax.Array, goal: jax.Array, bound: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Where an order stops that cancels its owner's resting ones instead of trading with them.
+
+    It stops at the first coordinate before which `goal` lots of others' stand: a fixed point, approached from below in
+    as many rounds as own orders lie in its way. Almost always there are none, and nothing is done.
+
+    Returns: the coordinate, and the lots of `mine` before it. int32[] each.
+    """
+
+    def another(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        stop, _, _ = state
+        passed = jnp.clip(jnp.minimum(book.end, stop) - (book.end - book.size), 0)
+        lots = _total(jnp.where(mine, passed, 0))
+        further = jnp.minimum(goal + lots, bound)
+        return further, lots, further != stop
+
+    stop, lots, _ = lax.while_loop(lambda state: state[2], another, (stop, jnp.zeros_like(stop), clears))
+    return stop, lots
+
+
+def _verdict(
+    message: Messages,
+    book: Book,
+    config: BookConfig,
+    known: jax.Array,
+    focus: _Focus,
+    crosses: jax.Array,
+    traded: jax.Array,
+) -> jax.Array:
+    """int32[] the Code of a message."""
+    kind = message.kind
+    names = (kind == Kind.CANCEL) | (kind == Kind.MODIFY)
+    priced = (kind != Kind.MARKET) & (kind != Kind.CANCEL)
+    reasons = (
+        ((kind < Kind.NOTHING) | (kind > Kind.MODIFY), Code.BAD_KIND),
+        (~names & (jnp.abs(message.side) != 1), Code.BAD_SIDE),
+        ((message.size < 1) | (message.size > MAX_SIZE) | (message.peak < 0), Code.BAD_SIZE),
+        (priced & ((message.price < book.lowest) | (message.price > book.highest)), Code.BAD_PRICE),
+        ((message.owner < 0) | (message.owner >= config.owners), Code.BAD_OWNER),
+        ((message.self_trade < SelfTrade.ALLOW) | (message.self_trade > SelfTrade.CANCEL_NEWEST), Code.BAD_RULE),
+        (~names & known, Code.DUPLICATE_ID),
+        (names & ~known, Code.UNKNOWN_ID),
+        (names & (focus.owner != message.owner), Code.NOT_OWNER),
+        ((kind == Kind.POST_ONLY) & crosses, Code.WOULD_TRADE),
+        ((kind == Kind.FILL_OR_KILL) & (traded < message.size), Code.UNFILLABLE),
+    )
+    code = jnp.full((), Code.ACCEPTED, jnp.int32)
+    for fails, reason in reversed(reasons):
+        code = jnp.where(fails, reason, code)
+    return jnp.where(kind == Kind.NOTHING, Code.ACCEPTED, code)
+
+
+def _largest(x: jax.Array, both: bool = False) -> jax.Array:
+    """Maximum over the slots of each side int32[2], or of both int32[].
+
+    XLA's CPU backend reduces the last axis one by one, but halves it at full width.
+    """
+    if both:
+        x = jnp.maximum(x[0], x[1])
+    for _ in range(2):
+        half = x.shape[-1] // 2
+        x = jnp.maximum(x[..., :half], x[..., half:])
+    return jnp.max(x, -1)
+
+
+def _total(x: jax.Array) -> jax.Array:
+    """Sum over the slots of both sides, int32[]."""
+    x = x[0] + x[1]
+    for _ in range(2):
+        half = x.shape[-1] // 2
+        x = x[..., :half] + x[..., half:]
+    return jnp.sum(x, -1)
+
+
+def _nothing_after(*read: jax.Array) -> jax.Array:
+    """Zero, which XLA cannot know before `read` is there. int32[].
+
+    Added to an index it orders an update after the reads before it, so that XLA updates the book in place. Otherwise
+    its CPU backend copies every array of the book at every message, which takes longer than the matching.
+    """
+    mixed = read[0]
+    for value in read[1:]:
+        mixed = mixed ^ value
+    return jnp.minimum(mixed & 1, 0)
