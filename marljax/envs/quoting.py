@@ -30,14 +30,14 @@ from marljax.envs.tapes import Rows, TradingConfig, check_countable, replay_para
 from marljax.lob.tally import Tally
 from marljax.market.fees import taker_fee
 from marljax.market.latency import arrives_late
-from marljax.market.queueing import Order, QuoteTape, Side, advance, place, quote_tape
+from marljax.market.queueing import Level, Order, QuoteTape, advance, level, place, quote_tape
 from marljax.market.slippage import Account, CostModel, trade
 
 TOWARD = np.array([1, -1], np.int32)
 """What a lot filled on each side does to the position, and the sign under which its prices are kept."""
 
-_FURTHEST = 2**20
-"""Ticks behind the touch within which quotes are asked for, so that prices stay whole in a float32 and an int32."""
+_LONGEST_REACH = 4096
+"""Ticks: a row of the tape takes eight bytes for each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,8 @@ class QuotingConfig:
     """Furthest quote before skew [ticks behind the touch]."""
     skew: float = 3.0
     """Largest shift of both quotes [ticks]."""
+    reach: int = 32
+    """How far behind the touch the book is laid out [ticks]; an order further behind waits until it is seen."""
     largest: float = 0.25
     """Largest quote [fraction of the position limit; at least one lot]."""
     hazard: float = 1.0
@@ -64,12 +66,15 @@ class QuotingConfig:
         for name in ("nearest", "furthest", "skew", "fee_rate", "fee_per_lot"):
             if not np.isfinite(getattr(self, name)):
                 raise InputError(f"quoting.{name} must be finite, got {getattr(self, name)!r}")
-            if abs(getattr(self, name)) > _FURTHEST:
-                raise InputError(f"quoting.{name} must lie within {_FURTHEST}, got {getattr(self, name)!r}")
         if not (self.nearest <= self.furthest and self.furthest > 0 and self.skew >= 0):
             raise InputError(
                 "quoting.furthest must be positive and not below quoting.nearest, quoting.skew not negative, got "
                 f"furthest {self.furthest!r}, nearest {self.nearest!r}, skew {self.skew!r}"
+            )
+        if not self.furthest + self.skew <= self.reach <= _LONGEST_REACH:
+            raise InputError(
+                f"quoting.reach must cover quoting.furthest and quoting.skew, {self.furthest + self.skew:g} ticks, and "
+                f"not be beyond {_LONGEST_REACH}, got {self.reach}"
             )
         if not 0 < self.largest <= 1:
             raise InputError(f"quoting.largest must lie above 0 and not above 1, got {self.largest!r}")
@@ -145,7 +150,7 @@ class QuotingEnv(Environment[QuotingState, QuotingParams]):
         return observe(state, params), state
 
     def step_env(self, key: jax.Array, state: QuotingState, action: jax.Array, params: QuotingParams) -> Step:
-        market, time = params.market, state.time
+        market, tape, hazard, time = params.market, params.tape, params.hazard, state.time
         flat, (mid, move, last) = market.flat[time], market.tape.mark[time]
         # Quotes and market orders draw one latency: they travel together.
         target = jnp.where(flat, 0, state.account.position)
@@ -157,21 +162,23 @@ class QuotingEnv(Environment[QuotingState, QuotingParams]):
             market.costs.step_seconds,
         )
         orders = _standing_if(~flat, state.orders)
-        before, after = (jax.tree.map(lambda x, t=t: x[t], params.tape.side) for t in (time, time + 1))
-        price, size = quotes(action, orders, before, params)
+        price, size = quotes(action, orders, tape.touch[time], params)
         size = jnp.where(flat, 0, size)
 
-        orders = _where(late, orders, self._arrive(orders, price, size, account.position, before, params))
-        orders, filled = jax.vmap(advance, (0, 0, 0, 0, 0, None))(
-            orders, before, after, _across(after), params.tape.flow[time + 1], params.hazard
+        # Where the new quotes are in time they are what stands between the two rows, else the old ones are.
+        standing = jnp.where(late, orders.price, price)
+        before, after = level(tape, time, standing), level(tape, time + 1, standing)
+        new = self._arrive(orders, price, size, account.position, before, tape.touch[time], params)
+        orders, filled = advance(
+            _where(late, orders, new), before, after, _through(tape, time + 1, standing), tape.flow[time + 1], hazard
         )
         # The next row is another day's: nothing that happens before it reaches today's orders.
         filled = jnp.where(last == 1, 0, filled)
         maker, gained = fill(state.maker, filled, orders.price, mid, move, params)
         account = dataclasses.replace(account, position=account.position + jnp.sum(TOWARD * filled))
-        late_orders = self._arrive(orders, price, size, account.position, after, params)
-        orders = _where(late, late_orders, orders)
-        orders = _standing_if(last == 0, orders)
+        there = level(tape, time + 1, price)
+        new = self._arrive(orders, price, size, account.position, there, tape.touch[time + 1], params)
+        orders = _standing_if(last == 0, _where(late, new, orders))
 
         state = QuotingState(time + 1, state.elapsed + 1, account, maker, orders)
         state, earned = jax.lax.optimization_barrier((state, earned + gained))
@@ -183,16 +190,20 @@ class QuotingEnv(Environment[QuotingState, QuotingParams]):
 
     @staticmethod
     def _arrive(
-        orders: Order, price: jax.Array, size: jax.Array, position: jax.Array, book: Side, params: QuotingParams
+        orders: Order,
+        price: jax.Array,
+        size: jax.Array,
+        position: jax.Array,
+        there: Level,
+        touch: jax.Array,
+        params: QuotingParams,
     ) -> Order:
         # The risk check stands at the venue's door: whatever is filled while a quote travels, the limit holds.
         room = jnp.maximum(params.market.max_position - TOWARD * position, 0)
-        return jax.vmap(place, (0, 0, 0, 0, 0, None))(
-            orders, price, jnp.minimum(size, room), book, _across(book), params.hazard
-        )
+        return place(orders, price, jnp.minimum(size, room), there, touch[::-1], params.hazard)
 
 
-def quotes(action: jax.Array, orders: Order, book: Side, params: QuotingParams) -> tuple[jax.Array, jax.Array]:
+def quotes(action: jax.Array, orders: Order, touch: jax.Array, params: QuotingParams) -> tuple[jax.Array, jax.Array]:
     """The prices (int32[2] ticks, the ask's negated) and sizes (int32[2] lots) that an action asks for.
 
     Quotes that would meet each other are both of size 0. Where an entry of the action is NaN they are those that stand.
@@ -200,13 +211,13 @@ def quotes(action: jax.Array, orders: Order, book: Side, params: QuotingParams) 
     Args:
         action: float32[4], see the module's docstring.
         orders: [2] what stands.
-        book: [2, K] the row of the decision.
+        touch: int32[2] best prices of the decision's row [ticks, the ask's negated].
     """
     keeps = jnp.any(jnp.isnan(action))
     width, skew, *wanted = jnp.clip(jnp.where(keeps, 0.0, action), -1.0, 1.0)
     width = params.nearest + 0.5 * (width + 1.0) * (params.furthest - params.nearest)
     behind = jnp.round(width - skew * params.skew * TOWARD).astype(jnp.int32)
-    price = book.price[:, 0] - behind
+    price = touch - behind
     size = jnp.round(0.5 * (jnp.stack(wanted) + 1.0) * params.largest).astype(jnp.int32)
     size = jnp.where(jnp.sum(price) >= 0, 0, size)
     return jnp.where(keeps, orders.price, price), jnp.where(keeps, orders.remaining, size)
@@ -243,12 +254,13 @@ def fill(
 def observe(state: QuotingState, params: QuotingParams) -> jax.Array:
     """float32[F + 7] what the agent sees: a row's features, its position and its orders."""
     orders, there = state.orders, state.orders.remaining > 0
-    behind = (params.tape.side.price[state.time, :, 0] - orders.price) / params.furthest
+    behind = (params.tape.touch[state.time] - orders.price) / params.furthest
     share = orders.remaining / jnp.maximum(orders.remaining + orders.ahead, 1.0)
-    own = jnp.stack([jnp.where(there, behind, 0.0), orders.remaining / params.largest, share])
     # Written into place, since XLA's CPU backend would compute a concatenated entry once for every column.
     obs = jnp.pad(params.market.features[state.time], (0, 7))
-    return obs.at[-7].set(state.account.position / params.market.max_position).at[-6:].set(own.T.reshape(6))
+    obs = obs.at[-7].set(state.account.position / params.market.max_position)
+    obs = obs.at[-6:-4].set(jnp.where(there, behind, 0.0)).at[-4:-2].set(orders.remaining / params.largest)
+    return obs.at[-2:].set(share)
 
 
 def quoting_params(
@@ -278,7 +290,7 @@ def quoting_params(
         synthetic=synthetic,
         synthetic_fraction=synthetic_fraction,
     )
-    tapes = [quote_tape(part.data) for part in (real, synthetic) if part is not None]
+    tapes = [quote_tape(part.data, quoting.reach) for part in (real, synthetic) if part is not None]
 
     def shared(x: float) -> jax.Array:
         return jnp.full(len(largest), x, jnp.float32)
@@ -296,8 +308,10 @@ def quoting_params(
     )
 
 
-def _across(book: Side) -> Side:
-    return jax.tree.map(lambda x: x[::-1], book)
+def _through(tape: QuoteTape, time: jax.Array, price: jax.Array) -> jax.Array:
+    """int32[2] lots of the other side at prices that bids and asks at `price` would have traded with."""
+    across = level(tape, time, -price[::-1])
+    return (across.better + across.there)[::-1]
 
 
 def _standing_if(condition: jax.Array, orders: Order) -> Order:

@@ -139,6 +139,18 @@ def _to_json(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+def _array(value: Any, where: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+        # NaN was written as null, which makes an array of objects.
+        array = array.astype(np.float64) if array.dtype == object else array
+    except (TypeError, ValueError):
+        array = np.asarray(where)
+    if array.dtype.kind not in "if" or array.ndim == 0:
+        raise InputError(f"{where} must be an array of numbers")
+    return array
+
+
 def _from_json(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
@@ -147,10 +159,7 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
             raise InputError(f"{where} does not have the keys of this version: {difference}")
         return hint(**{name: _from_json(hints[name], value[name], f"{where}.{name}") for name in hints})  # type: ignore[operator]
     if hint is np.ndarray:
-        array = np.asarray(value)
-        if array.dtype == object:
-            array = np.asarray(value, np.float64)
-        return array
+        return _array(value, where)
     if hint is float and value is None:
         return np.nan
     if not isinstance(value, (int, float) if hint is float else hint) or isinstance(value, bool):

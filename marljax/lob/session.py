@@ -5,9 +5,11 @@ session meets the same ruler as a recorded one.
 """
 
 import dataclasses
+import re
 
 import numpy as np
 
+from marljax.data.readers.lobster_messages import MessageKind, RecordedMessages
 from marljax.data.schema import InputError
 
 
@@ -75,6 +77,44 @@ class Session:
     def two_sided(self) -> np.ndarray:
         """bool[n] whether the book had both a best bid and a best ask after the event."""
         return (self.bid_size[:, 0] > 0) & (self.ask_size[:, 0] > 0)
+
+
+_KINDS = {
+    MessageKind.SUBMISSION: EventKind.LIMIT,
+    MessageKind.CANCELLATION: EventKind.CANCEL,
+    MessageKind.DELETION: EventKind.CANCEL,
+    MessageKind.EXECUTION: EventKind.EXECUTION,
+    MessageKind.HIDDEN_EXECUTION: EventKind.HIDDEN,
+}
+_WINDOW = re.compile(r"_(\d+)_(\d+)_message_\d+\.csv", re.IGNORECASE)
+
+
+def from_recorded(messages: RecordedMessages) -> Session:
+    """The session that a pair of LOBSTER files holds, from the start to the end in its file name.
+
+    Crosses and halts are no part of the flow and left out. Raises InputError where the file name has no such times.
+    """
+    window = _WINDOW.search(messages.file)
+    if window is None:
+        raise InputError("the file name does not say when the session starts and ends", file=messages.file)
+    start, end = (int(milliseconds) * 1_000_000 for milliseconds in window.groups())
+    kept = np.isin(messages.kind, list(_KINDS))
+    kind = np.zeros(len(messages), np.int8)
+    for recorded, event in _KINDS.items():
+        kind[messages.kind == recorded] = event
+    return Session(
+        seconds=(messages.time_ns[kept] - start) / 1e9,
+        kind=kind[kept],
+        side=messages.direction[kept],
+        price=messages.price[kept],
+        size=messages.size[kept],
+        bid_price=messages.bid_price[kept],
+        bid_size=messages.bid_size[kept],
+        ask_price=messages.ask_price[kept],
+        ask_size=messages.ask_size[kept],
+        duration=(end - start) / 1e9,
+        product=messages.product.name,
+    )
 
 
 def market_orders(session: Session) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

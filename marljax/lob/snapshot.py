@@ -44,7 +44,7 @@ def levels(book: Book, depth: int) -> Levels:
     keys, sizes = [], []
     for _ in range(depth):
         best = jnp.min(key, axis=-1)
-        here = key == best[:, None]
+        here = (key == best[:, None]) & (key < _FAR)
         sizes.append(jnp.sum(jnp.where(here, lots, 0), axis=-1))
         keys.append(jnp.where(best < _FAR, best >> 1, 0))
         key = jnp.where(here, _FAR, key)

@@ -9,11 +9,11 @@ order of its level.
     hazard 1    proportional: they come from ahead and from behind alike
     hazard inf  front of queue: the order is always first, a bound that no real order passes
 
-A larger hazard never fills later (see `tests/market/test_queueing.py`), so that 0 and inf bound what a strategy could
-have earned. Cf. Moallemi and Yuan, "A model for queue position valuation in a limit order book" (2016).
+A larger hazard never fills later, so that 0 and inf bound what quotes could have earned. Cf. Moallemi and Yuan, "A
+model for queue position valuation in a limit order book" (2016).
 
-Orders of one side are compared in its own direction: the price of a bid is its price, the price of an ask is its
-negative, so that a larger one is always nearer to a trade and one function serves both sides.
+Prices of one side are kept in its own direction: a bid's price as it is, an ask's negated, so that a larger one is
+always nearer to a trade and the same lines serve both sides.
 """
 
 import jax
@@ -26,29 +26,36 @@ from marljax.data.schema import MarketData
 PESSIMISTIC, PROPORTIONAL, FRONT_OF_QUEUE = 0.0, 1.0, float("inf")
 """The named values of the hazard."""
 
-OUT_OF_SIGHT = 2.0**30
-"""Lots ahead of an order beyond the visible levels, until they show."""
-
-
-@struct.dataclass
-class Side:
-    """One side of one row of a book, best first."""
-
-    price: jax.Array  # int32[..., K] ticks, bids as they are, asks negated: descending
-    size: jax.Array  # int32[..., K] lots, 0 where the level is absent
+UNSEEN = 2**31 - 1
+"""Stands in a tape for the lots beyond what it shows."""
 
 
 @struct.dataclass
 class QuoteTape:
-    """One product's market as resting orders meet it, row by row. Side 0 is the bids, side 1 the asks."""
+    """One product's market as resting orders meet it, row by row. Side 0 is the bids, side 1 the asks.
 
-    side: Side  # int32[T, 2, K]
+    The depth is laid out by tick, so that what stands at a price is one look-up, however many levels a book has.
+    """
+
+    touch: jax.Array  # int32[T, 2] best prices [ticks, the ask's negated]
+    depth: (
+        jax.Array
+    )  # int32[T, 2, D + 3] lots less than i - 1 ticks behind the touch; UNSEEN out of sight and at the end
     flow: jax.Array  # int32[T, 2] lots that traders sold into the bids, bought from the asks, since the row before
 
 
 @struct.dataclass
+class Level:
+    """What a row shows at a price."""
+
+    better: jax.Array  # int32[...] lots at better prices of the side
+    there: jax.Array  # int32[...] lots at the price; meaningless out of sight
+    seen: jax.Array  # bool[...] False beyond the visible levels and the tape's reach
+
+
+@struct.dataclass
 class Order:
-    """A resting order of one side. The default is none."""
+    """A resting order of one side, or of several."""
 
     price: jax.Array  # int32[...] ticks, an ask's negated
     remaining: jax.Array  # int32[...] lots, 0 where there is no order
@@ -60,22 +67,53 @@ class Order:
         return cls(zero, zero, jnp.zeros(shape, jnp.float32))
 
 
-def quote_tape(data: MarketData) -> QuoteTape:
-    """The tapes of all products, leaves [T, P, ...].
+def quote_tape(data: MarketData, reach: int) -> QuoteTape:
+    """The tapes of all products, leaves [T, P, ...]. Host-side.
 
     Volume whose side is unknown counts half for either; an odd lot of it counts for none. The volume of a row that was
     not observed is left out, because what it took from the book is not seen before a later row.
+
+    Args:
+        data: the books.
+        reach: D, how far behind the touch the depth is laid out [ticks]; what stands further is out of sight.
     """
-    price = jnp.stack([data.bid_price, -data.ask_price], axis=-2)
-    size = jnp.stack([data.bid_size, data.ask_size], axis=-2)
+    price = np.stack([np.asarray(data.bid_price), -np.asarray(data.ask_price)], axis=-2)
+    size = np.stack([np.asarray(data.bid_size), np.asarray(data.ask_size)], axis=-2)
+    behind = price[..., :1] - price
+    depth = np.zeros((*price.shape[:-1], reach + 3), np.int32)
+    row, k = np.indices((behind.size // behind.shape[-1], behind.shape[-1]))
+    within = behind.reshape(row.shape) <= reach
+    at = np.minimum(behind.reshape(row.shape), reach) + 2
+    flat = depth.reshape(-1, reach + 3)
+    flat[row[within], at[within]] = size.reshape(row.shape)[within]
+    np.cumsum(depth, axis=-1, out=depth)
+    # A level out to `last` shows what stands there, and all that does not.
+    last = np.minimum(behind[..., -1:], reach - 1)
+    depth[np.arange(reach + 3) > last + 2] = UNSEEN
     # In 64 bits, since volume and imbalance together may leave 32.
     volume, net = (np.asarray(x, np.int64) for x in (data.trade_volume, data.trade_imbalance))
-    flow = jnp.asarray(np.stack([volume - net, volume + net], axis=-1) // 2, jnp.int32)
-    return QuoteTape(Side(price, size), jnp.where(data.valid[..., None], flow, 0))
+    flow = np.where(np.asarray(data.valid)[..., None], np.stack([volume - net, volume + net], axis=-1) // 2, 0)
+    return QuoteTape(jnp.asarray(price[..., 0]), jnp.asarray(depth), jnp.asarray(flow, jnp.int32))
 
 
-def place(order: Order, price: jax.Array, size: jax.Array, own: Side, across: Side, hazard: jax.Array) -> Order:
-    """The order of one side after a quote arrives: kept, replaced, withdrawn or refused.
+def level(tape: QuoteTape, time: jax.Array, price: jax.Array) -> Level:
+    """What stands at a price of each side at row `time`, leaves [2].
+
+    Args:
+        tape: the product's rows.
+        time: int32[].
+        price: int32[2] ticks, the ask's negated.
+    """
+    reach = tape.depth.shape[-1] - 3
+    index = jnp.clip(tape.touch[time] - price, -1, reach) + 1
+    better, upto = (tape.depth[time, jnp.arange(2), index + i] for i in range(2))
+    return Level(better, upto - better, upto < UNSEEN)
+
+
+def place(
+    order: Order, price: jax.Array, size: jax.Array, there: Level, touch_across: jax.Array, hazard: jax.Array
+) -> Order:
+    """The order after a quote arrives: kept, replaced, withdrawn or refused. All leaves share one shape.
 
     At an unchanged price the order keeps its place and what is left of it, cut to `size` if that is less: it is never
     topped up. A new order joins behind all that is displayed at its price. One that would trade on arrival is refused
@@ -83,16 +121,15 @@ def place(order: Order, price: jax.Array, size: jax.Array, own: Side, across: Si
 
     Args:
         order: what stands.
-        price: int32[] wanted [ticks, an ask's negated].
-        size: int32[] wanted [lots]; 0 withdraws.
-        own: the order's side of the book on arrival.
-        across: the other side of it.
+        price: int32[...] wanted [ticks, an ask's negated].
+        size: int32[...] wanted [lots]; 0 withdraws.
+        there: what the row of the arrival shows at `price`.
+        touch_across: int32[...] the other side's best price on arrival [ticks, an ask's negated].
         hazard: float32[] the queue model.
     """
     stays = (order.remaining > 0) & (price == order.price)
-    crosses = -across.price[0] <= price
-    _, there, seen = _standing(own, price)
-    behind = jnp.where(seen, there.astype(jnp.float32), OUT_OF_SIGHT)
+    crosses = -touch_across <= price
+    behind = jnp.where(there.seen, there.there, UNSEEN).astype(jnp.float32)
     return Order(
         price=price,
         remaining=jnp.where(stays, jnp.minimum(order.remaining, size), jnp.where(crosses, 0, size)),
@@ -101,46 +138,38 @@ def place(order: Order, price: jax.Array, size: jax.Array, own: Side, across: Si
 
 
 def advance(
-    order: Order, before: Side, after: Side, across: Side, volume: jax.Array, hazard: jax.Array
+    order: Order, before: Level, after: Level, through: jax.Array, volume: jax.Array, hazard: jax.Array
 ) -> tuple[Order, jax.Array]:
-    """One row on: the queue moves, and what reaches the order is filled at its price.
+    """One row on: the queue moves, and what reaches the order is filled at its price. All leaves share one shape.
 
     Volume takes the displayed sizes of the row before, best price first; what is left of it at the order's price takes
-    the lots ahead, then the order. Volume that would walk beyond the visible levels reaches nobody. Where the other
-    side of the row after stands at the order's price or beyond it, the market has traded through: that side's lots
-    would have met the order first, so they fill it, and what they leave is cancelled, lest they fill it twice.
+    the lots ahead, then the order. Volume that would walk out of sight reaches nobody. Where the other side of the row
+    after stands at the order's price or beyond it, the market has traded through: those lots would have met the order
+    first, so they fill it, and what they leave of it is cancelled, lest they fill it twice.
 
     Args:
         order: with a price that did not cross the row before.
-        before: the order's side of the row before.
-        after: the order's side of the row after.
-        across: the other side of the row after.
-        volume: int32[] lots taken from this side between the two rows.
+        before: what the row before shows at its price.
+        after: what the row after shows there.
+        through: int32[...] lots of the other side at the order's price or beyond it in the row after.
+        volume: int32[...] lots taken from the order's side between the two rows.
         hazard: float32[] the queue model.
 
     Returns:
-        The order, and the lots filled, int32[].
+        The order, and the lots filled, int32[...].
     """
-    better, there, seen = _standing(before, order.price)
-    _, left, still_seen = _standing(after, order.price)
-    traded = jnp.where(seen, jnp.maximum(volume - better, 0), 0)
-    through = jnp.sum(jnp.where(-across.price <= order.price, across.size, 0))
+    traded = jnp.where(before.seen, jnp.maximum(volume - before.better, 0), 0)
     reached = jnp.floor(jnp.maximum(traded - order.ahead, 0.0)).astype(jnp.int32)
-    filled = jnp.minimum(order.remaining, reached + through)
+    # Each is cut by itself first, since their sum may leave 32 bits.
+    filled = sum(jnp.minimum(lots, order.remaining) for lots in (reached, through))
+    filled = jnp.minimum(filled, order.remaining)
 
     ahead = jnp.maximum(order.ahead - traded, 0.0)
-    stood = jnp.maximum(there - traded, 0)
-    cancelled = jnp.where(seen & still_seen, jnp.maximum(stood - left, 0), 0)
+    stood = jnp.maximum(before.there - traded, 0)
+    cancelled = jnp.where(before.seen & after.seen, jnp.maximum(stood - after.there, 0), 0)
     lost = jnp.where(cancelled > 0, hazard * cancelled, 0.0)
     # Multiplied before divided: at hazard 1 a whole number of lots stays whole.
     ahead = jnp.where(cancelled > 0, ahead * jnp.maximum(stood - lost, 0.0) / jnp.maximum(stood, 1), ahead)
-    ahead = jnp.where(still_seen, jnp.minimum(ahead, left), ahead)
+    ahead = jnp.where(after.seen, jnp.minimum(ahead, after.there), ahead)
     remaining = jnp.where(through > 0, 0, order.remaining - filled)
     return Order(order.price, remaining, ahead), filled
-
-
-def _standing(side: Side, price: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Lots better than a price and lots at it, int32[] each, and bool[] whether it is among the visible levels."""
-    better = jnp.sum(jnp.where(side.price > price, side.size, 0))
-    there = jnp.sum(jnp.where(side.price == price, side.size, 0))
-    return better, there, side.price[-1] <= price
