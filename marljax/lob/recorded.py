@@ -9,6 +9,8 @@ Orders that were resting before the episode's row are known by price and size al
 unknown id for each level, and `CancelPolicy` says what a recorded cancel takes when the order it names was among them.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +124,7 @@ def episode(stream: RecordedStream, row: jax.Array, config: BookConfig) -> tuple
         for name, values in new.items()
     }
     row = jnp.asarray(row, jnp.int32)
-    return book.replace(**filled), RecordedState(start=row, position=stream.first[row + 1])
+    return dataclasses.replace(book, **filled), RecordedState(start=row, position=stream.first[row + 1])
 
 
 def prepare(
@@ -156,7 +158,7 @@ def prepare(
         bits=jax.lax.bitcast_convert_type(jax.random.bits(key, (n,)), jnp.int32),
     )
     position = jnp.where(running, jnp.minimum(state.position + n, len(table)), state.position)
-    return draws, state.replace(position=position)
+    return draws, dataclasses.replace(state, position=position)
 
 
 def message(draw: RecordedDraw, book: Book) -> Messages:
@@ -171,9 +173,9 @@ def message(draw: RecordedDraw, book: Book) -> Messages:
     chosen = line.choose(here, wanted, draw.policy, draw.bits)
     anonymous = jnp.any(here) & (level | (less & ~named & ~draw.known))
     cancel = less | (level & (excess > 0))
-    kinds = [Kind.LIMIT, Kind.IMMEDIATE_OR_CANCEL, Kind.CANCEL]
     limit = (draw.action == Action.ADD) | (level & (excess < 0))
-    kind = jnp.select([limit, draw.action == Action.EXECUTE, cancel], jnp.array(kinds, jnp.int32), Kind.NOTHING)
+    kind = jnp.where(limit, Kind.LIMIT, jnp.where(cancel, Kind.CANCEL, Kind.NOTHING))
+    kind = jnp.where(draw.action == Action.EXECUTE, Kind.IMMEDIATE_OR_CANCEL, kind)
     size = jnp.where(level, jnp.abs(excess), draw.size)
     size = jnp.where((draw.action == Action.DELETE) & named, MAX_SIZE, size)
     zero = jnp.zeros((), jnp.int32)
