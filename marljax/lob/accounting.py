@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from marljax.lob.lanes import total
 from marljax.lob.tally import LOW_BITS, Tally
 from marljax.lob.types import BUY, SELL, Book, BookConfig, Messages, Receipts, Report, Trades, Turnover, Volumes
 
@@ -58,14 +59,7 @@ def settle(book: Book, messages: Messages, events: Event, config: BookConfig) ->
         events: the M events of `matching.apply`.
         config: that of the book.
     """
-    pieces = _pieces(book, events)
-    # Sums run over a leading axis: XLA's CPU backend reduces a last one item by item.
-    before = events.consumed[:, :, None] <= pieces.start[None]
-    message = jnp.sum(before.astype(jnp.int32), 0)
-    message = jnp.where(pieces.length > 0, message, 0)
-    price = jnp.array([[-1], [1]]) * (pieces.key >> 1)
-    pieces, message, price = lax.optimization_barrier((pieces, message, price))
-    taker_owner = messages.owner[message]
+    pieces, message = lax.optimization_barrier(_pieces(book, events))
     return Report(
         messages=messages,
         receipts=Receipts(
@@ -77,14 +71,18 @@ def settle(book: Book, messages: Messages, events: Event, config: BookConfig) ->
             events.displaced,
             events.displaced_owner,
         ),
-        trades=_trades(pieces, message, price, messages, config.trades),
-        turnover=_turnover(pieces, price, taker_owner, config.owners),
+        trades=_trades(pieces, message, messages, config.trades),
+        turnover=_turnover(pieces, messages.owner[message], config.owners),
         volumes=_volumes(messages, events, config.owners),
     )
 
 
-def _pieces(book: Book, events: Event) -> Piece:
-    """Everything that traded, int32[2, M + L] by side. A message leaves at most one piece on either side."""
+def _pieces(book: Book, events: Event) -> tuple[Piece, jax.Array]:
+    """Everything that traded, int32[2, M + L] by side, and the message it traded with, int32[2, M + L].
+
+    A message leaves at most one piece on either side: a cut on the other one, which it traded itself, and on its own an
+    order that an earlier one, the first to consume beyond its start, had traded.
+    """
     dead = book.end <= book.consumed[:, None]
     standing = Piece(
         key=book.key,
@@ -95,23 +93,38 @@ def _pieces(book: Book, events: Event) -> Piece:
         left=jnp.zeros_like(book.size),
     )
     side = jnp.arange(2)[:, None]
+    block = events.own.shape[0]
+    spare = -block % _GROUP
 
     def join(overwritten: jax.Array, cut: jax.Array, standing: jax.Array) -> jax.Array:
-        return jnp.concatenate([jnp.where(events.own == side, overwritten, cut), standing], axis=1)
+        passed = jnp.pad(jnp.where(events.own == side, overwritten, cut), ((0, 0), (0, spare)))
+        return jnp.concatenate([passed, standing], axis=1)
 
-    return jax.tree.map(join, events.overwritten, events.cut, standing)
+    pieces = lax.optimization_barrier(jax.tree.map(join, events.overwritten, events.cut, standing))
+
+    def count(before: jax.Array, consumed: jax.Array) -> tuple[jax.Array, None]:
+        return before + (consumed[:, None] <= pieces.start), None
+
+    # A loop, since XLA's CPU backend does not vectorise the comparison of all with all.
+    message, _ = lax.scan(count, jnp.zeros_like(pieces.start), events.consumed)
+    return pieces, jnp.where(pieces.length > 0, message, 0)
 
 
-def _turnover(pieces: Piece, price: jax.Array, taker_owner: jax.Array, owners: int) -> Turnover:
-    """Lots and value by owner. A value is summed in three digits of 8 bits of the price, so that no sum overflows."""
+def _price(pieces: Piece) -> jax.Array:
+    """int32[2, P] ticks."""
+    return jnp.array([[-1], [1]]) * (pieces.key >> 1)
+
+
+def _turnover(pieces: Piece, taker_owner: jax.Array, owners: int) -> Turnover:
+    """Lots and value by owner. A value is summed in three digits of the price, 8 bits each: no sum leaves 32 bits."""
+    price = _price(pieces)
     digits = jnp.stack([jnp.ones_like(price), price & 255, (price >> 8) & 255, price >> 16])
-    amounts = digits * pieces.length
-    number = jnp.arange(owners)
+    amounts = lax.optimization_barrier(digits * pieces.length)
+    number = jnp.arange(owners)[:, None, None]
 
     def by_owner(owner: jax.Array) -> jax.Array:
-        # [P, 4, 2, owners] -> [4, 2, owners]
-        hot = owner.T[:, None, :, None] == number
-        return jnp.sum(jnp.where(hot, jnp.moveaxis(amounts, -1, 0)[..., None], 0), 0)
+        # [4, owners, 2, P] -> [4, 2, owners]
+        return total(jnp.where(owner == number, amounts[:, None], 0), halvings=3).swapaxes(1, 2)
 
     makers, takers = by_owner(pieces.owner), by_owner(taker_owner)
     # What rests on the bids buys; what comes to them sells.
@@ -139,22 +152,23 @@ def _volumes(messages: Messages, events: Event, owners: int) -> Volumes:
     )
 
 
-def _trades(pieces: Piece, message: jax.Array, price: jax.Array, messages: Messages, rows: int) -> Trades:
+def _trades(pieces: Piece, message: jax.Array, messages: Messages, rows: int) -> Trades:
     """The pieces as a dense record: gathered first, then ranked among themselves by message and place in the line."""
-    count = pieces.length.shape[-1]
     taken = pieces.length.reshape(-1) > 0
-    place = jnp.where(taken, _number_before(taken), -1)
+    found = jnp.sum(taken.astype(jnp.int32))
     row = jnp.arange(rows, dtype=jnp.int32)
-    number = jnp.arange(2 * count, dtype=jnp.int32)
-    at = jnp.sum(jnp.where(place[:, None] == row, number[:, None], 0), 0)
-    total = jnp.sum(taken.astype(jnp.int32))
-    recorded = row < total
+    recorded = row < found
 
-    order = (message << _PLACE_BITS) + pieces.start
-    order = lax.optimization_barrier(jnp.where(recorded, order.reshape(-1)[at], _LAST))
-    rank = jnp.sum((order[:, None] < order).astype(jnp.int32), 0)
-    at = jnp.sum(jnp.where(rank[:, None] == row, at[:, None], 0), 0)
-    at = lax.optimization_barrier(jnp.where(recorded, at, 0))
+    place = jnp.where(taken, _number_before(taken), rows)
+    at = jnp.zeros(rows, jnp.int32).at[place].set(jnp.arange(taken.shape[0], dtype=jnp.int32), mode="drop")
+    order = ((message << _PLACE_BITS) + pieces.start).reshape(-1)[at]
+    order = lax.optimization_barrier(jnp.where(recorded, order, _LAST - rows + row))
+
+    def count(before: jax.Array, other: jax.Array) -> tuple[jax.Array, None]:
+        return before + (other < order), None
+
+    rank, _ = lax.scan(count, jnp.zeros_like(order), order)
+    at = lax.optimization_barrier(jnp.zeros_like(at).at[rank].set(at))
 
     def pick(field: jax.Array) -> jax.Array:
         return jnp.where(recorded, field.reshape(-1)[at], 0)
@@ -162,16 +176,16 @@ def _trades(pieces: Piece, message: jax.Array, price: jax.Array, messages: Messa
     incoming = pick(message)
     return Trades(
         message=incoming,
-        side=jnp.where(recorded, jnp.where(at < count, SELL, BUY), 0),
-        price=pick(price),
+        side=jnp.where(recorded, jnp.where(at < message.shape[-1], SELL, BUY), 0),
+        price=pick(_price(pieces)),
         size=pick(pieces.length),
         maker=pick(pieces.id),
         maker_owner=pick(pieces.owner),
         maker_left=pick(pieces.left),
         taker=jnp.where(recorded, messages.id[incoming], 0),
         taker_owner=jnp.where(recorded, messages.owner[incoming], 0),
-        count=total,
-        overflow=jnp.maximum(total - rows, 0),
+        count=found,
+        overflow=jnp.maximum(found - rows, 0),
     )
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from marljax.lob.accounting import Event, Piece, settle
+from marljax.lob.lanes import largest, total, zero_after
 from marljax.lob.types import (
     MAX_MESSAGES,
     MAX_PRICE,
@@ -124,10 +125,10 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     alive = book.end > book.consumed[:, None]
 
     # The order that the message names, and the slot for a newcomer: a dead one, or else the last of the line.
-    named_at = _largest(jnp.where(alive & (book.id == message.id), index, -1), both=True)
+    named_at = _largest_of_both(jnp.where(alive & (book.id == message.id), index, -1))
     line_end = jnp.where(jnp.arange(n_slots) < config.slots, jnp.where(alive, book.end, _FAR), -1)
-    last = _largest(line_end)
-    vacant_at = _largest(jnp.where(line_end == last[:, None], index, -1))
+    last = largest(line_end)
+    vacant_at = largest(jnp.where(line_end == last[:, None], index, -1))
     named_at, last, vacant_at = lax.optimization_barrier((named_at, last, vacant_at))
     known = named_at >= 0
     names = (kind == Kind.CANCEL) | (kind == Kind.MODIFY)
@@ -142,9 +143,10 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     key = -sign * 2 * price
     limit = jnp.where(kind == Kind.MARKET, _FAR, sign * 2 * price + 1)
     within = book.key <= jnp.where(sides == own, key, limit)
-    reach = jnp.maximum(_largest(jnp.where(within, book.end, 0)), book.consumed)
-    mine = within & alive & (sides != own) & (book.owner == message.owner) & (message.self_trade != SelfTrade.ALLOW)
-    first_mine = -_largest(jnp.where(mine, -start, -_FAR), both=True)
+    reach = jnp.maximum(largest(jnp.where(within, book.end, 0)), book.consumed)
+    rival = jnp.where(message.self_trade == SelfTrade.ALLOW, -1, message.owner)
+    mine = within & alive & (sides != own) & (book.owner == rival)
+    first_mine = -_largest_of_both(jnp.where(mine, -start, -_FAR))
     reach, first_mine = lax.optimization_barrier((reach, first_mine))
     queue_end, other_end = reach[own], reach[1 - own]
 
@@ -154,7 +156,7 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     halted = (message.self_trade == SelfTrade.CANCEL_NEWEST) & (first_mine < other_end)
     stop = jnp.minimum(other_consumed + wanted, jnp.where(halted, first_mine, other_end))
     clears = (message.self_trade == SelfTrade.CANCEL_OLDEST) & (first_mine < stop)
-    stop, prevented = _walk_past(mine, book, stop, clears, other_consumed + wanted, other_end)
+    stop, prevented = _walk_past(book, own, rival, other_consumed, stop, clears, other_consumed + wanted, other_end)
     traded = stop - other_consumed - prevented
 
     code = _verdict(message, book, config, known, focus, other_end > other_consumed, traded)
@@ -177,28 +179,29 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     base = queue_end - jnp.where(focus.end <= queue_end, removed, 0)
 
     # The order on the other side at which it stopped half way is cut in two: what traded is gone.
-    cut_at = _largest(jnp.where((sides != own) & (start < stop) & (book.end > stop), index, -1), both=True)
+    cut_at = _largest_of_both(jnp.where((sides != own) & (start < stop) & (book.end > stop), index, -1))
     cut = _look(book, cut_at)
 
     write_at = jnp.where(inserted | (removed > 0), focus.at, -1)
     insert_at = jnp.where(inserted, focus.at, -1)
-    gone = mine & (message.self_trade == SelfTrade.CANCEL_OLDEST) & (start < stop) & accepted
+    swept = jnp.where(accepted & (message.self_trade == SelfTrade.CANCEL_OLDEST), stop, -1)
+    gone = (book.owner == rival) & (sides != own) & (start >= other_consumed) & (start < swept)
     left_end = jnp.where(removed == remaining, consumed, focus.end - removed)
     is_own = sides == own
 
-    order = _nothing_after(*focus, *cut)
+    order = zero_after(*focus, *cut)
     new_size = jnp.where(gone, 0, book.size)
     new_size = jnp.where(index == cut_at + order, cut.end - stop, new_size)
     new_size = jnp.where(index == write_at + order, jnp.where(inserted, enters, focus.size - removed), new_size)
-    order = _nothing_after(new_size[0, 0])
+    order = zero_after(new_size[0, 0])
     new_end = book.end - jnp.where(is_own & (book.end >= focus.end + order), removed, 0)
     new_end = new_end + jnp.where(is_own & (new_end > base), enters, 0)
     new_end = jnp.where(index == write_at + order, jnp.where(inserted, base + enters, left_end), new_end)
-    order = _nothing_after(new_end[0, 0])
+    order = zero_after(new_end[0, 0])
     new_key = jnp.where(index == insert_at + order, key, book.key)
-    order = _nothing_after(new_key[0, 0])
+    order = zero_after(new_key[0, 0])
     new_id = jnp.where(index == insert_at + order, message.id, book.id)
-    order = _nothing_after(new_id[0, 0])
+    order = zero_after(new_id[0, 0])
     new_owner = jnp.where(index == insert_at + order, message.owner, book.owner)
 
     after = book.replace(
@@ -249,7 +252,14 @@ def _look(book: Book, at: jax.Array) -> _Focus:
 
 
 def _walk_past(
-    mine: jax.Array, book: Book, stop: jax.Array, clears: jax.Array, goal: jax.Array, bound: jax.Array
+    book: Book,
+    own: jax.Array,
+    rival: jax.Array,
+    consumed: jax.Array,
+    stop: jax.Array,
+    clears: jax.Array,
+    goal: jax.Array,
+    bound: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Where an order stops that cancels its owner's resting ones instead of trading with them.
 
@@ -258,11 +268,13 @@ def _walk_past(
 
     Returns: the coordinate, and the lots of `mine` before it. int32[] each.
     """
+    side = jnp.arange(2, dtype=jnp.int32)[:, None]
 
     def another(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         stop, _, _ = state
-        passed = jnp.clip(jnp.minimum(book.end, stop) - (book.end - book.size), 0)
-        lots = _total(jnp.where(mine, passed, 0))
+        start = book.end - book.size
+        met = (book.owner == rival) & (side != own) & (start >= consumed)
+        lots = total(jnp.sum(jnp.where(met, jnp.clip(jnp.minimum(book.end, stop) - start, 0), 0), 0))
         further = jnp.minimum(goal + lots, bound)
         return further, lots, further != stop
 
@@ -302,35 +314,6 @@ def _verdict(
     return jnp.where(kind == Kind.NOTHING, Code.ACCEPTED, code)
 
 
-def _largest(x: jax.Array, both: bool = False) -> jax.Array:
-    """Maximum over the slots of each side int32[2], or of both int32[].
-
-    XLA's CPU backend reduces the last axis one by one, but halves it at full width.
-    """
-    if both:
-        x = jnp.maximum(x[0], x[1])
-    for _ in range(2):
-        half = x.shape[-1] // 2
-        x = jnp.maximum(x[..., :half], x[..., half:])
-    return jnp.max(x, -1)
-
-
-def _total(x: jax.Array) -> jax.Array:
-    """Sum over the slots of both sides, int32[]."""
-    x = x[0] + x[1]
-    for _ in range(2):
-        half = x.shape[-1] // 2
-        x = x[..., :half] + x[..., half:]
-    return jnp.sum(x, -1)
-
-
-def _nothing_after(*read: jax.Array) -> jax.Array:
-    """Zero, which XLA cannot know before `read` is there. int32[].
-
-    Added to an index it orders an update after the reads before it, so that XLA updates the book in place. Otherwise
-    its CPU backend copies every array of the book at every message, which takes longer than the matching.
-    """
-    mixed = read[0]
-    for value in read[1:]:
-        mixed = mixed ^ value
-    return jnp.minimum(mixed & 1, 0)
+def _largest_of_both(x: jax.Array) -> jax.Array:
+    """Maximum over the slots of both sides, int32[]."""
+    return largest(jnp.maximum(x[0], x[1]))
