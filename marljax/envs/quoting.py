@@ -6,9 +6,9 @@ quotes of a step arrive together, and late with the probability that a market or
 the old ones stand for one row more. A quote that would trade on arrival is refused. On rows marked `flat` (features
 warming up, the session about to close) quotes have expired and the position is closed at the taker's cost.
 
-Observation: float32[F + 7], the scaled features of the row, the position as a fraction of its limit, and of the bid and
-the ask each: how far it stands behind the touch [fraction of `furthest`], what is left of it [fraction of the largest
-quote], and its share of the lots up to its own end (1 at the front of the queue). These are 0 where no order stands.
+Observation: float32[F + 7], the scaled features of the row, the position as a fraction of its limit, and of the
+orders, bid before ask: how far they stand behind the touch [fraction of `furthest`], what is left of them [fraction of
+the largest quote], and their share of the lots up to their own end (1 at the front). These are 0 where none stands.
 Action: float32[4] in [-1, 1]: width (from `nearest` to `furthest` ticks behind the touch), skew (both prices moved by
 up to `skew` ticks, up where positive), size of the bid and size of the ask (from nothing to the largest quote). Where
 any is NaN the quotes stay as they are.
@@ -17,6 +17,7 @@ Termination: the loss since the start exceeds `max_loss` of the agent's capital.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from marljax.envs.tapes import Rows, TradingConfig, check_countable, replay_para
 from marljax.lob.tally import Tally
 from marljax.market.fees import taker_fee
 from marljax.market.latency import arrives_late
-from marljax.market.queueing import Level, Order, QuoteTape, advance, level, place, quote_tape
+from marljax.market.queueing import Order, QuoteTape, quote_tape, rest
 from marljax.market.slippage import Account, CostModel, trade
 
 TOWARD = np.array([1, -1], np.int32)
@@ -79,7 +80,7 @@ class QuotingConfig:
         if not 0 < self.largest <= 1:
             raise InputError(f"quoting.largest must lie above 0 and not above 1, got {self.largest!r}")
         if not self.hazard >= 0:
-            raise InputError(f"quoting.hazard must not be negative, got {self.hazard!r}")
+            raise InputError(f"quoting.hazard must not be negative or NaN, got {self.hazard!r}")
 
 
 @struct.dataclass
@@ -108,11 +109,10 @@ class Maker:
     spread: Tally  # half ticks x lots
     adverse: Tally  # half ticks x lots, a loss
     fees: jax.Array  # float32[] currency, negative where rebates prevail
-    filled: Tally  # [2] lots bought by the bids, sold by the asks
 
     @classmethod
     def open(cls) -> "Maker":
-        return cls(Tally.zero(), Tally.zero(), jnp.zeros((), jnp.float32), Tally.zero((2,)))
+        return cls(Tally.zero(), Tally.zero(), jnp.zeros((), jnp.float32))
 
     def net(self, tick_value: jax.Array) -> jax.Array:
         """float32[] currency: spread earned less adverse moves and fees."""
@@ -127,9 +127,9 @@ class QuotingState:
     maker: Maker
     orders: Order  # [2] bid and ask
 
-    def net(self, costs: CostModel) -> jax.Array:
+    def net(self, tick_value: jax.Array) -> jax.Array:
         """float32[] currency earned since the start; equity is the capital at opening plus this."""
-        return self.account.net(costs.tick_value) + self.maker.net(costs.tick_value)
+        return self.account.net(tick_value) + self.maker.net(tick_value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,68 +150,74 @@ class QuotingEnv(Environment[QuotingState, QuotingParams]):
         return observe(state, params), state
 
     def step_env(self, key: jax.Array, state: QuotingState, action: jax.Array, params: QuotingParams) -> Step:
-        market, tape, hazard, time = params.market, params.tape, params.hazard, state.time
+        market, time = params.market, state.time
         flat, (mid, move, last) = market.flat[time], market.tape.mark[time]
-        # Quotes and market orders draw one latency: they travel together.
         target = jnp.where(flat, 0, state.account.position)
         account, earned = trade(key, state.account, target, market.tape, time, market.costs)
-        late = arrives_late(
+
+        orders = _standing_if(~flat, state.orders)
+        price, size, sent = quotes(action, orders, params.tape.touch[time], params)
+        # The draw that `trade` makes from this key: quotes and market orders travel together.
+        late = sent & arrives_late(
             jax.random.uniform(key, (2,)),
             market.costs.latency_floor,
             market.costs.latency_mean,
             market.costs.step_seconds,
         )
-        orders = _standing_if(~flat, state.orders)
-        price, size = quotes(action, orders, tape.touch[time], params)
-        size = jnp.where(flat, 0, size)
 
-        # Where the new quotes are in time they are what stands between the two rows, else the old ones are.
-        standing = jnp.where(late, orders.price, price)
-        before, after = level(tape, time, standing), level(tape, time + 1, standing)
-        new = self._arrive(orders, price, size, account.position, before, tape.touch[time], params)
-        orders, filled = advance(
-            _where(late, orders, new), before, after, _through(tape, time + 1, standing), tape.flow[time + 1], hazard
+        def one_side(position: jax.Array, quote: Any) -> tuple[jax.Array, Any]:
+            side, toward, order, price, size = quote
+            order, filled, at = rest(
+                order,
+                price,
+                size,
+                late,
+                toward * position,
+                tape=params.tape,
+                time=time,
+                side=side,
+                limit=market.max_position,
+                hazard=params.hazard,
+            )
+            # On a session's last row the next one is another day's.
+            filled = jnp.where(last == 1, 0, filled)
+            return position + toward * filled, (order, filled, at)
+
+        # One after the other: besides halving the program, a loop keeps XLA's CPU backend from repeating it for every
+        # number that is made from it.
+        position, (orders, filled, at) = jax.lax.scan(
+            one_side, account.position, (np.arange(2), TOWARD, orders, price, jnp.where(flat, 0, size))
         )
-        # The next row is another day's: nothing that happens before it reaches today's orders.
-        filled = jnp.where(last == 1, 0, filled)
-        maker, gained = fill(state.maker, filled, orders.price, mid, move, params)
-        account = dataclasses.replace(account, position=account.position + jnp.sum(TOWARD * filled))
-        there = level(tape, time + 1, price)
-        new = self._arrive(orders, price, size, account.position, there, tape.touch[time + 1], params)
-        orders = _standing_if(last == 0, _where(late, new, orders))
-
-        state = QuotingState(time + 1, state.elapsed + 1, account, maker, orders)
-        state, earned = jax.lax.optimization_barrier((state, earned + gained))
-        exposure = state.account.position / market.max_position
+        maker, gained = fill(state.maker, filled, at, mid, move, params)
+        state = QuotingState(
+            time=time + 1,
+            elapsed=state.elapsed + 1,
+            account=dataclasses.replace(account, position=position),
+            maker=maker,
+            orders=_standing_if(last == 0, orders),
+        )
+        earned = earned + gained
+        exposure = position / market.max_position
         reward = earned / market.reward_scale - 0.5 * market.risk_aversion * exposure**2
-        terminated = state.net(market.costs) < -market.max_loss
+        terminated = state.net(market.costs.tick_value) < -market.max_loss
         truncated = (state.elapsed >= self.episode_steps) & ~terminated
         return observe(state, params), state, reward, terminated, truncated, {"earned": earned, "filled": filled}
 
-    @staticmethod
-    def _arrive(
-        orders: Order,
-        price: jax.Array,
-        size: jax.Array,
-        position: jax.Array,
-        there: Level,
-        touch: jax.Array,
-        params: QuotingParams,
-    ) -> Order:
-        # The risk check stands at the venue's door: whatever is filled while a quote travels, the limit holds.
-        room = jnp.maximum(params.market.max_position - TOWARD * position, 0)
-        return place(orders, price, jnp.minimum(size, room), there, touch[::-1], params.hazard)
 
-
-def quotes(action: jax.Array, orders: Order, touch: jax.Array, params: QuotingParams) -> tuple[jax.Array, jax.Array]:
-    """The prices (int32[2] ticks, the ask's negated) and sizes (int32[2] lots) that an action asks for.
-
-    Quotes that would meet each other are both of size 0. Where an entry of the action is NaN they are those that stand.
+def quotes(
+    action: jax.Array, orders: Order, touch: jax.Array, params: QuotingParams
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What an action asks for.
 
     Args:
         action: float32[4], see the module's docstring.
         orders: [2] what stands.
         touch: int32[2] best prices of the decision's row [ticks, the ask's negated].
+
+    Returns:
+        price: int32[2] ticks, the ask's negated.
+        size: int32[2] lots; both 0 where the quotes would meet each other.
+        sent: bool[] False where an entry of the action is NaN: then price and size are those that stand.
     """
     keeps = jnp.any(jnp.isnan(action))
     width, skew, *wanted = jnp.clip(jnp.where(keeps, 0.0, action), -1.0, 1.0)
@@ -220,7 +226,7 @@ def quotes(action: jax.Array, orders: Order, touch: jax.Array, params: QuotingPa
     price = touch - behind
     size = jnp.round(0.5 * (jnp.stack(wanted) + 1.0) * params.largest).astype(jnp.int32)
     size = jnp.where(jnp.sum(price) >= 0, 0, size)
-    return jnp.where(keeps, orders.price, price), jnp.where(keeps, orders.remaining, size)
+    return jnp.where(keeps, orders.price, price), jnp.where(keeps, orders.remaining, size), ~keeps
 
 
 def fill(
@@ -247,20 +253,19 @@ def fill(
         spread=maker.spread.plus(spread),
         adverse=maker.adverse.plus(adverse),
         fees=maker.fees + fees,
-        filled=maker.filled.plus(filled),
     ), half_tick * (spread - adverse) - fees
 
 
 def observe(state: QuotingState, params: QuotingParams) -> jax.Array:
     """float32[F + 7] what the agent sees: a row's features, its position and its orders."""
-    orders, there = state.orders, state.orders.remaining > 0
+    orders = state.orders
+    exposure = state.account.position / params.market.max_position
     behind = (params.tape.touch[state.time] - orders.price) / params.furthest
+    behind = jnp.where(orders.remaining > 0, behind, 0.0)
     share = orders.remaining / jnp.maximum(orders.remaining + orders.ahead, 1.0)
-    # Written into place, since XLA's CPU backend would compute a concatenated entry once for every column.
-    obs = jnp.pad(params.market.features[state.time], (0, 7))
-    obs = obs.at[-7].set(state.account.position / params.market.max_position)
-    obs = obs.at[-6:-4].set(jnp.where(there, behind, 0.0)).at[-4:-2].set(orders.remaining / params.largest)
-    return obs.at[-2:].set(share)
+    own = jnp.concatenate([exposure[None], behind, orders.remaining / params.largest, share])
+    # Written into place at once, since XLA's CPU backend would compute it for every column of a concatenation.
+    return jnp.pad(params.market.features[state.time], (0, 7)).at[-7:].set(own)
 
 
 def quoting_params(
@@ -308,15 +313,5 @@ def quoting_params(
     )
 
 
-def _through(tape: QuoteTape, time: jax.Array, price: jax.Array) -> jax.Array:
-    """int32[2] lots of the other side at prices that bids and asks at `price` would have traded with."""
-    across = level(tape, time, -price[::-1])
-    return (across.better + across.there)[::-1]
-
-
 def _standing_if(condition: jax.Array, orders: Order) -> Order:
     return dataclasses.replace(orders, remaining=jnp.where(condition, orders.remaining, 0))
-
-
-def _where(condition: jax.Array, yes: Order, no: Order) -> Order:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

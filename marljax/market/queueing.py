@@ -38,9 +38,7 @@ class QuoteTape:
     """
 
     touch: jax.Array  # int32[T, 2] best prices [ticks, the ask's negated]
-    depth: (
-        jax.Array
-    )  # int32[T, 2, D + 3] lots less than i - 1 ticks behind the touch; UNSEEN out of sight and at the end
+    depth: jax.Array  # int32[T, 2, D + 4] lots less than i - 1 ticks behind the touch; UNSEEN out of sight
     flow: jax.Array  # int32[T, 2] lots that traders sold into the bids, bought from the asks, since the row before
 
 
@@ -80,40 +78,39 @@ def quote_tape(data: MarketData, reach: int) -> QuoteTape:
     price = np.stack([np.asarray(data.bid_price), -np.asarray(data.ask_price)], axis=-2)
     size = np.stack([np.asarray(data.bid_size), np.asarray(data.ask_size)], axis=-2)
     behind = price[..., :1] - price
-    depth = np.zeros((*price.shape[:-1], reach + 3), np.int32)
-    row, k = np.indices((behind.size // behind.shape[-1], behind.shape[-1]))
-    within = behind.reshape(row.shape) <= reach
-    at = np.minimum(behind.reshape(row.shape), reach) + 2
-    flat = depth.reshape(-1, reach + 3)
-    flat[row[within], at[within]] = size.reshape(row.shape)[within]
+    depth = np.zeros((*price.shape[:-1], reach + 4), np.int32)
+    for k in range(price.shape[-1]):
+        at = np.minimum(behind[..., k : k + 1], reach + 1) + 2
+        np.put_along_axis(depth, at, np.take_along_axis(depth, at, -1) + size[..., k : k + 1], -1)
     np.cumsum(depth, axis=-1, out=depth)
-    # A level out to `last` shows what stands there, and all that does not.
-    last = np.minimum(behind[..., -1:], reach - 1)
-    depth[np.arange(reach + 3) > last + 2] = UNSEEN
+    # The last level shows that nothing stands before it; behind it anything may.
+    sight = np.minimum(behind[..., -1:], reach)
+    depth[np.arange(reach + 4) > sight + 2] = UNSEEN
     # In 64 bits, since volume and imbalance together may leave 32.
     volume, net = (np.asarray(x, np.int64) for x in (data.trade_volume, data.trade_imbalance))
     flow = np.where(np.asarray(data.valid)[..., None], np.stack([volume - net, volume + net], axis=-1) // 2, 0)
     return QuoteTape(jnp.asarray(price[..., 0]), jnp.asarray(depth), jnp.asarray(flow, jnp.int32))
 
 
-def level(tape: QuoteTape, time: jax.Array, price: jax.Array) -> Level:
-    """What stands at a price of each side at row `time`, leaves [2].
+def level(tape: QuoteTape, time: jax.Array, side: jax.Array, price: jax.Array) -> Level:
+    """What stands at a price.
 
     Args:
         tape: the product's rows.
-        time: int32[].
-        price: int32[2] ticks, the ask's negated.
+        time: int32[] row.
+        side: int32[] 0 bids, 1 asks.
+        price: int32[] ticks, an ask's negated.
     """
-    reach = tape.depth.shape[-1] - 3
-    index = jnp.clip(tape.touch[time] - price, -1, reach) + 1
-    better, upto = (tape.depth[time, jnp.arange(2), index + i] for i in range(2))
+    reach = tape.depth.shape[-1] - 4
+    index = jnp.clip(tape.touch[time, side] - price, -1, reach + 1) + 1
+    better, upto = tape.depth[time, side, index], tape.depth[time, side, index + 1]
     return Level(better, upto - better, upto < UNSEEN)
 
 
 def place(
     order: Order, price: jax.Array, size: jax.Array, there: Level, touch_across: jax.Array, hazard: jax.Array
 ) -> Order:
-    """The order after a quote arrives: kept, replaced, withdrawn or refused. All leaves share one shape.
+    """The order after a quote arrives: kept, replaced, withdrawn or refused.
 
     At an unchanged price the order keeps its place and what is left of it, cut to `size` if that is less: it is never
     topped up. A new order joins behind all that is displayed at its price. One that would trade on arrival is refused
@@ -140,7 +137,7 @@ def place(
 def advance(
     order: Order, before: Level, after: Level, through: jax.Array, volume: jax.Array, hazard: jax.Array
 ) -> tuple[Order, jax.Array]:
-    """One row on: the queue moves, and what reaches the order is filled at its price. All leaves share one shape.
+    """One row on: the queue moves, and what reaches the order is filled at its price.
 
     Volume takes the displayed sizes of the row before, best price first; what is left of it at the order's price takes
     the lots ahead, then the order. Volume that would walk out of sight reaches nobody. Where the other side of the row
@@ -173,3 +170,56 @@ def advance(
     ahead = jnp.where(after.seen, jnp.minimum(ahead, after.there), ahead)
     remaining = jnp.where(through > 0, 0, order.remaining - filled)
     return Order(order.price, remaining, ahead), filled
+
+
+def rest(
+    order: Order,
+    price: jax.Array,
+    size: jax.Array,
+    late: jax.Array,
+    position: jax.Array,
+    *,
+    tape: QuoteTape,
+    time: jax.Array,
+    side: jax.Array,
+    limit: jax.Array,
+    hazard: jax.Array,
+) -> tuple[Order, jax.Array, jax.Array]:
+    """From row `time` to the next: a quote arrives, in time or late, and the market moves.
+
+    A late quote leaves the old order standing and meets the next row. The limit is checked where the quote arrives:
+    whatever is filled while it travels, the position that fills could lead to stays within it.
+
+    Args:
+        order: what stands at row `time`.
+        price: int32[] wanted [ticks, an ask's negated].
+        size: int32[] wanted [lots]; 0 withdraws.
+        late: bool[] whether the quote meets the next row.
+        position: int32[] lots held, in the order's direction: a seller's negated.
+        tape: the product's rows.
+        time: int32[] row.
+        side: int32[] 0 for a bid, 1 for an ask.
+        limit: int32[] lots, the largest position.
+        hazard: float32[] the queue model.
+
+    Returns:
+        The order at row `time + 1`, the lots filled between the rows, and the price they were filled at [ticks, an
+        ask's negated].
+    """
+    other = 1 - side
+
+    def arrive(order: Order, there: Level, row: jax.Array, position: jax.Array) -> Order:
+        room = jnp.maximum(limit - position, 0)
+        return place(order, price, jnp.minimum(size, room), there, tape.touch[row, other], hazard)
+
+    standing = jnp.where(late, order.price, price)
+    before, after = level(tape, time, side, standing), level(tape, time + 1, side, standing)
+    across = level(tape, time + 1, other, -standing)
+    order = _where(late, order, arrive(order, before, time, position))
+    order, filled = advance(order, before, after, across.better + across.there, tape.flow[time + 1, side], hazard)
+    there = level(tape, time + 1, side, price)
+    return _where(late, arrive(order, there, time + 1, position + filled), order), filled, standing
+
+
+def _where(condition: jax.Array, yes: Order, no: Order) -> Order:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
