@@ -217,7 +217,7 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
         code=code,
         traded=traded,
         rested=jnp.where(accepted & names & ~takes, remaining - removed, enters),
-        cancelled=jnp.where(names, removed, 0) + jnp.where(gives_way, 0, left - rest),
+        cancelled=jnp.where(names, removed, 0) + left - rest,
         prevented=prevented,
         displaced=jnp.where(gives_way, rest, evicted),
         displaced_owner=jnp.where(gives_way & (rest > 0), message.owner, jnp.where(evicted > 0, focus.owner, -1)),
