@@ -10,11 +10,13 @@ unknown id for each level, and `CancelPolicy` says what a recorded cancel takes 
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax import lax
 
 from marljax.data.readers.lobster_messages import RecordedMessages
 from marljax.lob.matching import empty
@@ -29,7 +31,8 @@ AGENT_ID = 2**30
 """Agents' order ids from here on never meet one of the record."""
 
 _COLUMN = {name: column for column, name in enumerate(FIELDS)}
-_LAST = jnp.iinfo(jnp.int32).max
+_LAST = np.iinfo(np.int32).max
+_NONE = np.iinfo(np.int32).min
 
 
 class CancelPolicy:
@@ -165,61 +168,67 @@ def message(draw: RecordedDraw, book: Book) -> Messages:
     """What an instruction (fields of shape []) asks of the book as it stands."""
     level = draw.action == Action.LEVEL
     less = (draw.action == Action.REDUCE) | (draw.action == Action.DELETE)
-    line = _Line(book, draw.side)
+    line = _line(book, draw.side)
     here = line.background & (line.price == draw.price)
-    excess = jnp.sum(jnp.where(here, line.left, 0)) - draw.size
-    named = jnp.any(line.background & (line.id == draw.id))
+    volume = lax.optimization_barrier(jnp.sum(jnp.where(here, line.left, 0)))
+    excess = jnp.where(level, volume - draw.size, 0)
     wanted = jnp.where(level, excess, draw.size)
-    chosen = line.choose(here, wanted, draw.policy, draw.bits)
-    anonymous = jnp.any(here) & (level | (less & ~named & ~draw.known))
-    cancel = less | (level & (excess > 0))
-    limit = (draw.action == Action.ADD) | (level & (excess < 0))
-    kind = jnp.where(limit, Kind.LIMIT, jnp.where(cancel, Kind.CANCEL, Kind.NOTHING))
-    kind = jnp.where(draw.action == Action.EXECUTE, Kind.IMMEDIATE_OR_CANCEL, kind)
-    size = jnp.where(level, jnp.abs(excess), draw.size)
-    size = jnp.where((draw.action == Action.DELETE) & named, MAX_SIZE, size)
+    # An order submitted within the episode is taken by its id or not at all.
+    named = line.background & (line.id == draw.id) & less
+    order = _choose(line, named, here & ~(less & draw.known), wanted, draw)
+    order = jnp.where((less | (excess > 0)) & (order != _NONE), order, draw.id)
+    whole = (draw.action == Action.DELETE) & (order == draw.id)
+    limit = (draw.action == Action.ADD) | (excess < 0)
+    kind = jnp.where(limit, Kind.LIMIT, jnp.where(less | (excess > 0), Kind.CANCEL, Kind.NOTHING))
     zero = jnp.zeros((), jnp.int32)
     return Messages(
-        kind=kind,
+        kind=jnp.where(draw.action == Action.EXECUTE, Kind.IMMEDIATE_OR_CANCEL, kind),
         side=draw.side,
         price=draw.price,
-        size=jnp.minimum(size, MAX_SIZE),
-        id=jnp.where(cancel & anonymous, chosen, draw.id),
+        size=jnp.where(whole, MAX_SIZE, jnp.minimum(jnp.abs(wanted), MAX_SIZE)),
+        id=order,
         owner=zero + BACKGROUND,
         peak=zero,
         self_trade=zero + SelfTrade.ALLOW,
     )
 
 
-class _Line:
-    """One side of a book, slot by slot (each [L])."""
+class _Line(NamedTuple):
+    """One side of a book, slot by slot."""
 
-    def __init__(self, book: Book, side: jax.Array) -> None:
-        buy = side == BUY
-        end, size, key, self.id, owner = (
-            jnp.where(buy, slots[0], slots[1]) for slots in (book.end, book.size, book.key, book.id, book.owner)
-        )
-        consumed = jnp.where(buy, book.consumed[0], book.consumed[1])
-        self.left = jnp.minimum(size, end - consumed)
-        self.ahead = jnp.maximum(end - size - consumed, 0)
-        self.price = jnp.where(buy, -(key >> 1), key >> 1)
-        self.background = (end > consumed) & (owner == BACKGROUND)
-
-    def choose(self, here: jax.Array, wanted: jax.Array, policy: jax.Array, bits: jax.Array) -> jax.Array:
-        """int32[] id of the order that the policy takes `wanted` lots from, among those of mask `here`."""
-        near = jnp.minimum(jnp.abs(self.left - wanted), 2**17 - 1) + jnp.where(self.id > 0, 2**17, 0)
-        grade = jnp.where(policy == CancelPolicy.SIZE, near, 0) + jnp.where(self.left < wanted, 2**19, 0)
-        tied = _least(grade, here)
-        slot = jnp.arange(len(self.id), dtype=jnp.int32)
-        shuffled = ((slot + 1) * -1640531527 ^ bits) * -2048144789
-        place = jnp.select(
-            [policy == CancelPolicy.RANDOM, policy == CancelPolicy.NEWEST],
-            [(shuffled ^ (shuffled >> 15)) & (2**30 - 1), -self.ahead],
-            self.ahead,
-        )
-        return jnp.max(jnp.where(_least(place, tied), self.id, jnp.iinfo(jnp.int32).min))
+    background: jax.Array  # bool[L] an order of the background rests here
+    price: jax.Array  # int32[L] ticks
+    left: jax.Array  # int32[L] lots
+    ahead: jax.Array  # int32[L] lots before it
+    id: jax.Array  # int32[L]
 
 
-def _least(values: jax.Array, among: jax.Array) -> jax.Array:
-    """bool[L] where the least of the values within the mask stand."""
-    return among & (values == jnp.min(jnp.where(among, values, _LAST)))
+def _line(book: Book, side: jax.Array) -> _Line:
+    buy = side == BUY
+    end, size, key, order, owner = (
+        jnp.where(buy, slots[0], slots[1]) for slots in (book.end, book.size, book.key, book.id, book.owner)
+    )
+    consumed = jnp.where(buy, book.consumed[0], book.consumed[1])
+    return _Line(
+        background=(end > consumed) & (owner == BACKGROUND),
+        price=jnp.where(buy, -(key >> 1), key >> 1),
+        left=jnp.minimum(size, end - consumed),
+        ahead=jnp.maximum(end - size - consumed, 0),
+        id=order,
+    )
+
+
+def _choose(line: _Line, named: jax.Array, here: jax.Array, wanted: jax.Array, draw: RecordedDraw) -> jax.Array:
+    """int32[] id of the order of mask `named`, else of the one of mask `here` that the policy takes lots from, else
+    `_NONE`."""
+    near = jnp.minimum(jnp.abs(line.left - wanted), 2**17 - 1) + jnp.where(line.id > 0, 2**17, 0)
+    grade = jnp.where(draw.policy == CancelPolicy.SIZE, near, 0) + jnp.where(line.left < wanted, 2**19, 0)
+    grade = jnp.where(named, -1, jnp.where(here, grade, _LAST))
+    best = lax.optimization_barrier(jnp.min(grade))
+    slot = jnp.arange(len(line.id), dtype=jnp.int32)
+    mixed = ((slot + 1) * -1640531527 ^ draw.bits) * -2048144789
+    place = jnp.where(draw.policy == CancelPolicy.NEWEST, -line.ahead, line.ahead)
+    place = jnp.where(draw.policy == CancelPolicy.RANDOM, (mixed ^ (mixed >> 15)) & (2**30 - 1), place)
+    place = jnp.where((grade == best) & (best < _LAST), place, _LAST)
+    first = lax.optimization_barrier(jnp.min(place))
+    return jnp.max(jnp.where((place == first) & (place < _LAST), line.id, _NONE))
