@@ -48,6 +48,8 @@ class Event:
     consumed: jax.Array  # int32[2] lots, after it
     overwritten: Piece  # on its own side: the dead order whose slot it took
     cut: Piece  # on the other side: what it took of the order at which it stopped
+    reserve_overwritten: Piece | None  # on its own side: the dead reserve whose slot it took
+    reshown: Piece | None  # on the other side, int32[reserves]: displayed parts that reserves replaced
 
 
 def settle(book: Book, messages: Messages, events: Event, config: BookConfig) -> Report:
@@ -100,7 +102,16 @@ def _pieces(book: Book, events: Event) -> tuple[Piece, jax.Array]:
         passed = jnp.pad(jnp.where(events.own == side, overwritten, cut), ((0, 0), (0, spare)))
         return jnp.concatenate([passed, standing], axis=1)
 
-    pieces = lax.optimization_barrier(jax.tree.map(join, events.overwritten, events.cut, standing))
+    def join_reserves(overwritten: jax.Array, reshown: jax.Array, pieces: jax.Array) -> jax.Array:
+        stored = jnp.where(events.own == side, overwritten, 0)
+        shown = jnp.where(events.own[:, None] != side[..., None], reshown, 0).reshape(2, -1)
+        spare = -(stored.shape[1] + shown.shape[1]) % _GROUP
+        return jnp.concatenate([pieces, jnp.pad(jnp.concatenate([stored, shown], 1), ((0, 0), (0, spare)))], axis=1)
+
+    pieces = jax.tree.map(join, events.overwritten, events.cut, standing)
+    if events.reshown is not None:
+        pieces = jax.tree.map(join_reserves, events.reserve_overwritten, events.reshown, pieces)
+    pieces = lax.optimization_barrier(pieces)
 
     def count(before: jax.Array, consumed: jax.Array) -> tuple[jax.Array, None]:
         return before + (consumed[:, None] <= pieces.start), None

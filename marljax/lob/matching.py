@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from marljax.lob import iceberg
 from marljax.lob.accounting import Event, Piece, settle
 from marljax.lob.lanes import largest, total, zero_after
 from marljax.lob.types import (
@@ -125,8 +126,10 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     alive = book.end > book.consumed[:, None]
 
     # The order that the message names, and the slot for a newcomer: a dead one, or else the last of the line.
-    named_at = _largest_of_both(jnp.where(alive & (book.id == message.id), index, -1))
-    line_end = jnp.where(jnp.arange(n_slots) < config.slots, jnp.where(alive, book.end, _FAR), -1)
+    displayed = jnp.arange(n_slots) < config.slots
+    named = alive & (book.id == message.id)
+    named_at = _largest_of_both(jnp.where(named & displayed if config.reserves else named, index, -1))
+    line_end = jnp.where(displayed, jnp.where(alive, book.end, _FAR), -1)
     last = largest(line_end)
     vacant_at = largest(jnp.where(line_end == last[:, None], index, -1))
     named_at, last, vacant_at = lax.optimization_barrier((named_at, last, vacant_at))
@@ -136,7 +139,9 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     focus = _look(book, jnp.where(names, named_at, vacant_at[own]))
     consumed, other_consumed = book.consumed[own], book.consumed[1 - own]
     occupied = focus.end > consumed
-    remaining = jnp.where(occupied, focus.size, 0)
+    displayed_lots = jnp.where(occupied, focus.size, 0)
+    reserve = iceberg.behind(book, own, focus.at, names, config) if config.reserves else iceberg.none()
+    remaining = displayed_lots + reserve.size
 
     # How far it can walk on the other side, and behind whom it would queue on its own.
     sign = 1 - 2 * own
@@ -159,44 +164,50 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     stop, prevented = _walk_past(book, own, rival, other_consumed, stop, clears, other_consumed + wanted, other_end)
     traded = stop - other_consumed - prevented
 
-    code = _verdict(message, book, config, known, focus, other_end > other_consumed, traded)
+    # What is left of it queues.
+    queues = (kind == Kind.LIMIT) | (kind == Kind.POST_ONLY) | (kind == Kind.MODIFY)
+    left = wanted - traded
+    rest = jnp.where(queues & ~halted, left, 0)
+    splits = (message.peak > 0) & (rest > message.peak)
+
+    homeless = splits & (reserve.vacant_at < 0)
+    code = _verdict(message, book, config, known, focus, other_end > other_consumed, traded, homeless)
     accepted = code == Code.ACCEPTED
     stop = jnp.where(accepted, stop, other_consumed)
-    traded = jnp.where(accepted, traded, 0)
-    prevented = jnp.where(accepted, prevented, 0)
+    traded, prevented, left, rest = (jnp.where(accepted, lots, 0) for lots in (traded, prevented, left, rest))
 
-    # What is left of it queues, unless the side is full and nobody stands behind it.
-    queues = (kind == Kind.LIMIT) | (kind == Kind.POST_ONLY) | (kind == Kind.MODIFY)
-    left = jnp.where(accepted & takes, wanted - traded, 0)
-    rest = jnp.where(queues & ~halted, left, 0)
+    # Where the side is full, the last of the line gives way, which may be the newcomer.
     full = occupied & ~names
     gives_way = full & (queue_end >= last[own])
     enters = jnp.where(gives_way, 0, rest)
     inserted = enters > 0
+    shows = jnp.where(splits & inserted, message.peak, enters)
     asked = jnp.where(kind == Kind.CANCEL, jnp.minimum(size, remaining), remaining - jnp.where(shrinks, size, 0))
     evicted = jnp.where(inserted & full, remaining, 0)
     removed = jnp.where(accepted, jnp.where(names, asked, evicted), 0)
-    base = queue_end - jnp.where(focus.end <= queue_end, removed, 0)
+    unhidden = jnp.minimum(removed, reserve.size)
+    withdrawn = removed - unhidden
+    base = queue_end - jnp.where(focus.end <= queue_end, withdrawn, 0)
 
     # The order on the other side at which it stopped half way is cut in two: what traded is gone.
     cut_at = _largest_of_both(jnp.where((sides != own) & (start < stop) & (book.end > stop), index, -1))
     cut = _look(book, cut_at)
 
-    write_at = jnp.where(inserted | (removed > 0), focus.at, -1)
+    write_at = jnp.where(inserted | (withdrawn > 0), focus.at, -1)
     insert_at = jnp.where(inserted, focus.at, -1)
     swept = jnp.where(accepted & (message.self_trade == SelfTrade.CANCEL_OLDEST), stop, -1)
     gone = (book.owner == rival) & (sides != own) & (start >= other_consumed) & (start < swept)
-    left_end = jnp.where(removed == remaining, consumed, focus.end - removed)
+    left_end = jnp.where(withdrawn == displayed_lots, consumed, focus.end - withdrawn)
     is_own = sides == own
 
     order = zero_after(*focus, *cut)
     new_size = jnp.where(gone, 0, book.size)
     new_size = jnp.where(index == cut_at + order, cut.end - stop, new_size)
-    new_size = jnp.where(index == write_at + order, jnp.where(inserted, enters, focus.size - removed), new_size)
+    new_size = jnp.where(index == write_at + order, jnp.where(inserted, shows, focus.size - withdrawn), new_size)
     order = zero_after(new_size[0, 0])
-    new_end = book.end - jnp.where(is_own & (book.end >= focus.end + order), removed, 0)
-    new_end = new_end + jnp.where(is_own & (new_end > base), enters, 0)
-    new_end = jnp.where(index == write_at + order, jnp.where(inserted, base + enters, left_end), new_end)
+    new_end = book.end - jnp.where(is_own & (book.end >= focus.end + order), withdrawn, 0)
+    new_end = new_end + jnp.where(is_own & (new_end > base), shows, 0)
+    new_end = jnp.where(index == write_at + order, jnp.where(inserted, base + shows, left_end), new_end)
     order = zero_after(new_end[0, 0])
     new_key = jnp.where(index == insert_at + order, key, book.key)
     order = zero_after(new_key[0, 0])
@@ -212,6 +223,12 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
         owner=new_owner,
         consumed=jnp.where(sides[:, 0] == own, consumed, stop),
     )
+    reserve_overwritten = reshown = None
+    if config.reserves:
+        after, reserve_overwritten = iceberg.store(
+            after, message, own, key, focus.at, reserve, unhidden, enters - shows, config
+        )
+        after, reshown = iceberg.show(after, 1 - own, config)
     cut_start = cut.end - cut.size
     event = Event(
         code=code,
@@ -240,6 +257,8 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
             owner=cut.owner,
             left=cut.end - stop,
         ),
+        reserve_overwritten=reserve_overwritten,
+        reshown=reshown,
     )
     return after, event
 
@@ -290,6 +309,7 @@ def _verdict(
     focus: _Focus,
     crosses: jax.Array,
     traded: jax.Array,
+    homeless: jax.Array,
 ) -> jax.Array:
     """int32[] the Code of a message."""
     kind = message.kind
@@ -307,6 +327,7 @@ def _verdict(
         (names & (focus.owner != message.owner), Code.NOT_OWNER),
         ((kind == Kind.POST_ONLY) & crosses, Code.WOULD_TRADE),
         ((kind == Kind.FILL_OR_KILL) & (traded < message.size), Code.UNFILLABLE),
+        (homeless, Code.NO_RESERVE),
     )
     code = jnp.full((), Code.ACCEPTED, jnp.int32)
     for fails, reason in reversed(reasons):
