@@ -1,5 +1,7 @@
 """The quoting env against a plain market maker, and its claims: causality, limits, sessions, settings that act."""
 
+import dataclasses
+
 import chex
 import hypothesis.strategies as st
 import jax
@@ -10,9 +12,9 @@ from hypothesis import given
 
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.quoting import QuotingConfig, QuotingEnv, QuotingParams, QuotingState, quoting_params
-from marljax.envs.tapes import CostConfig, Rows, TradingConfig, cost_models, default_capital, flat_rows, position_limits
+from marljax.envs.tapes import CostConfig, Rows, TradingConfig, cost_models, default_capital, position_limits
 from tests.reference.books import random_market
-from tests.reference.queueing import FRONT, PESSIMISTIC, PROPORTIONAL, MarketMaker, rows_of
+from tests.reference.queueing import FRONT, PESSIMISTIC, PROPORTIONAL, MarketMaker, calm_market, rows_of
 from tests.reference.trading import Costs
 
 HAZARD = {PESSIMISTIC: 0.0, PROPORTIONAL: 1.0, FRONT: np.inf}
@@ -89,8 +91,11 @@ def test_fills_and_money_are_those_of_a_plain_market_maker(model, latency):
     costs = CostConfig(fee_rate=2e-4, fee_per_lot=0.01, impact=0.2, latency_floor=latency[0], latency_mean=latency[1])
     config = QuotingConfig(fee_rate=-1e-4, fee_per_lot=0.02, reach=9, hazard=HAZARD[model])
     n, met = 158, np.zeros(3, int)
-    for seed in range(3):
-        data = random_market(seed, n_steps=160, n_products=1, n_sessions=2, invalid=0.1, n_levels=4)
+    for seed in range(4):
+        if seed % 2:
+            data = random_market(seed, n_steps=160, n_products=1, n_sessions=2, invalid=0.1, n_levels=4)
+        else:
+            data = calm_market(seed, 160, (40, 120), n_sessions=2)
         params = start_at(one_product(data, 20, costs, config), 1)
         actions, key = random_actions(seed, n), jax.random.key(seed)
         states, rewards, _, info = rollout(params, actions, key)
@@ -121,3 +126,205 @@ def test_fills_and_money_are_those_of_a_plain_market_maker(model, latency):
         np.testing.assert_allclose(earned, np.diff(net, prepend=0.0), rtol=1e-3, atol=0.1)
         met += [(fills[:, 0] > 0).sum(), (fills[:, 1] > 0).sum(), int(counted(account.slippage)[-1] > 0)]
     assert (met >= [30, 30, 3]).all(), "both sides were filled and positions closed"
+
+
+def test_an_idle_maker_earns_exactly_nothing():
+    idle = np.tile([0.0, 0.0, -1.0, -1.0], (20, 1))
+    states, rewards, _, info = rollout(one_product(random_market()), idle, jax.random.key(0))
+    assert not jnp.any(rewards)
+    assert not jnp.any(info["filled"])
+    assert not any(jnp.any(x) for x in jax.tree.leaves((states.account, states.maker)))
+
+
+def still_books(n_steps: int = 60) -> MarketData:
+    """A market that stands still, two ticks wide, 10 lots a level; each row 4 lots are sold, then 6 bought."""
+    shape, even = (n_steps, 1), np.arange(n_steps)[:, None] % 2 == 0
+    ticks = np.tile(np.arange(1, 4), (n_steps, 1, 1))
+    return random_market(0, n_steps=n_steps, n_products=1).replace(
+        bid_price=jnp.asarray(1000 - ticks, jnp.int32),
+        ask_price=jnp.asarray(1000 + ticks, jnp.int32),
+        bid_size=jnp.full((*shape, 3), 10, jnp.int32),
+        ask_size=jnp.full((*shape, 3), 10, jnp.int32),
+        trade_volume=jnp.asarray(np.where(even, 4, 6), jnp.int32),
+        trade_imbalance=jnp.asarray(np.where(even, -4, 6), jnp.int32),
+    )
+
+
+PROMPT = CostConfig(latency_floor=0.0, latency_mean=0.0)
+
+
+def test_in_a_still_market_a_maker_earns_the_spread_and_its_rebate_and_nothing_else():
+    config = QuotingConfig(nearest=0.0, furthest=3.0, largest=0.3, fee_per_lot=-0.25, hazard=np.inf)
+    params = start_at(one_product(still_books(), 20, PROMPT, config), 10)
+    assert (int(params.market.max_position), int(params.largest)) == (10, 3)
+    at_touch = np.tile([-1.0, 0.0, 1.0, 1.0], (20, 1))
+    states, _, _, info = rollout(params, at_touch, jax.random.key(0))
+    # Row 11 is odd: its 6 lots were bought, which reach the ask; the 3 lots quoted are filled on every row.
+    assert np.asarray(info["filled"]).tolist() == [[0, 3], [3, 0]] * 10
+    assert counted(states.maker.spread)[-1] == 20 * 3 * 2
+    assert counted(states.maker.adverse)[-1] == 0
+    assert float(states.maker.fees[-1]) == -0.25 * 60
+    net = states.net(params.market.costs.tick_value)[-1]
+    assert float(net) == 0.5 * float(params.market.costs.tick_value) * 120 + 15
+    # At the back of the queue 10 lots stand before it, and every third even row brings it to the front.
+    patient = params.replace(hazard=jnp.float32(0.0))
+    filled = np.asarray(rollout(patient, at_touch, jax.random.key(0))[3]["filled"])
+    assert filled[:6].tolist() == [[0, 0], [0, 0], [0, 2], [0, 0], [0, 1], [2, 0]]
+
+
+def test_what_the_mid_moves_against_a_fill_is_an_item_of_its_own():
+    data = still_books()
+    down = jnp.where(jnp.arange(60) >= 12, -5, 0)[:, None, None]
+    data = data.replace(bid_price=data.bid_price + down, ask_price=data.ask_price + down)
+    config = QuotingConfig(nearest=0.0, furthest=3.0, largest=0.3)
+    params = start_at(one_product(data, 20, PROMPT, config), 10)
+    states, _, _, info = rollout(params, np.tile([-1.0, 0.0, 1.0, -1.0], (20, 1)), jax.random.key(0))
+    states, filled = jax.tree.map(lambda x: x[:2], (states, info["filled"]))
+    # The asks fall from 1001 to 996 through the bid at 999: 10 lots at 996, 997 and 998 each meet it.
+    assert filled.tolist() == [[0, 0], [3, 0]]
+    assert counted(states.maker.spread)[-1] == 3 * 2
+    assert counted(states.maker.adverse)[-1] == 3 * 10
+    assert int(states.account.position[-1]) == 3
+    assert int(states.orders.remaining[-1, 0]) == 0
+
+
+@given(st.integers(6, 60), st.integers(0, 1000))
+def test_changing_the_future_changes_no_observation_reward_or_fill_before_it(change_at, seed):
+    params = start_at(one_product(random_market(2, n_steps=100, n_products=1)), 5)
+    future = np.arange(100) > change_at
+    noise = np.random.default_rng(seed)
+
+    def changed(x):
+        other = jnp.asarray(noise.integers(-1000, 1000, x.shape)).astype(x.dtype)
+        return jnp.where(future.reshape(-1, *(1,) * (x.ndim - 1)), other, x)
+
+    market = params.market.replace(
+        tape=jax.tree.map(changed, params.market.tape), features=changed(params.market.features)
+    )
+    other = params.replace(tape=jax.tree.map(changed, params.tape), market=market)
+    actions = random_actions(seed, 80)
+    # Step i goes from row 5 + i to the next; the mid's change to the next row stands in its own row.
+    steps = change_at - 5
+    past, other_past = (
+        jax.tree.map(lambda x: x[:steps], rollout(p, actions, jax.random.key(seed))) for p in (params, other)
+    )
+    chex.assert_trees_all_equal(past, other_past)
+
+
+@given(st.lists(st.floats(width=32), min_size=4, max_size=4), st.integers(0, 100))
+def test_any_real_action_keeps_the_position_within_its_limit_and_every_number_finite(action, seed):
+    params = one_product(random_market(seed % 5, invalid=0.2))
+    states, rewards, observations, _ = rollout(params, np.tile(action, (20, 1)), jax.random.key(seed))
+    assert jnp.abs(states.account.position).max() <= params.market.max_position
+    chex.assert_tree_all_finite((rewards, observations, states.account, states.maker))
+
+
+def test_no_order_stands_and_no_position_is_held_at_a_sessions_close():
+    data = random_market(4, n_steps=90, n_sessions=3, n_products=1, absent=0.0)
+    data = data.replace(bid_size=data.bid_size + 100, ask_size=data.ask_size + 100, trade_volume=0 * data.trade_volume)
+    data = data.replace(trade_volume=data.trade_volume + 5000, trade_imbalance=0 * data.trade_imbalance)
+    params = start_at(one_product(data), 0)
+    actions = np.tile([-0.5, 0.2, 1.0, 1.0], (89, 1))
+    states, _, _, info = rollout(params, actions, jax.random.key(0))
+    flat = np.asarray(params.market.flat)
+    # State i is that of row i + 1, and the flat rows' orders expire before anything reaches them.
+    assert not np.asarray(info["filled"])[flat[:89]].any()
+    assert np.asarray(info["filled"]).any(axis=1).sum() > 30
+    for close in (29, 59):
+        assert int(states.account.position[close - 1]) == 0
+        assert not jnp.any(states.orders.remaining[close])
+    assert jnp.abs(states.account.position).max() > 0
+
+
+def test_a_nan_leaves_the_quotes_and_their_places_and_places_no_new_ones():
+    config = QuotingConfig(nearest=0.0, furthest=3.0, largest=0.3, hazard=0.0)
+    for costs in (PROMPT, CostConfig(latency_floor=1e6)):
+        params = start_at(one_product(still_books(), 20, costs, config), 10)
+        actions = np.full((20, 4), np.nan)
+        actions[0] = [-1.0, 0.0, 1.0, 1.0]
+        states, _, _, info = rollout(params, actions, jax.random.key(0))
+        assert np.asarray(info["filled"]).sum(axis=0).tolist() == [3, 3]
+        assert not jnp.any(states.orders.remaining[-1])
+
+
+def test_quotes_that_would_meet_each_other_are_not_sent():
+    config = QuotingConfig(nearest=-4.0, furthest=3.0, largest=0.3)
+    data = still_books()
+    data = data.replace(bid_price=data.bid_price - 4, ask_price=data.ask_price + 4, trade_volume=0 * data.trade_volume)
+    params = start_at(one_product(data.replace(trade_imbalance=0 * data.trade_imbalance), 20, PROMPT, config), 10)
+    for nearest, stands in ((-4.0, 3), (-5.0, 0), (-6.0, 0)):
+        inside = params.replace(nearest=jnp.float32(nearest))
+        states, *_ = rollout(inside, np.array([[-1.0, 0.0, 1.0, 1.0]]), jax.random.key(0))
+        assert states.orders.remaining[-1].tolist() == [stands, stands]
+
+
+def test_the_observation_tells_where_the_orders_stand():
+    config = QuotingConfig(nearest=0.0, furthest=4.0, skew=2.0, largest=0.3, hazard=0.0)
+    params = start_at(one_product(still_books(), 20, PROMPT, config), 10)
+    _, _, observations, _ = rollout(params, np.array([[-0.5, 0.5, 1.0, -1 / 3]]), jax.random.key(0))
+    # One tick behind, both moved up by one: the bid at the touch behind 10 lots, the ask 2 ticks behind it.
+    bid_share, ask_share = 3 / 13, 1 / 11
+    expected = [0.0, 0.0, 0.5, 1.0, 1 / 3, bid_share, ask_share]
+    np.testing.assert_allclose(observations[0, -7:], expected, rtol=1e-6)
+    np.testing.assert_array_equal(observations[0, :4], params.market.features[11])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("nearest", -1.0),
+        ("furthest", 1.0),
+        ("skew", 0.0),
+        ("reach", 3),
+        ("largest", 0.1),
+        ("hazard", 0.0),
+        ("fee_rate", 1e-3),
+        ("fee_per_lot", 0.1),
+    ],
+)
+def test_every_setting_acts(name, value):
+    base = QuotingConfig(nearest=0.0, furthest=2.0, skew=1.0, reach=7)
+    data, actions = calm_market(3, 100, (20, 60), n_levels=8), random_actions(3, 80, keeps=0.0)
+    # Quotes are late, so that the furthest may find the touch further from them than they were sent.
+    slow = CostConfig(latency_floor=1e6)
+    ours, theirs = (
+        rollout(start_at(one_product(data, 20, slow, config), 5), np.round(actions), jax.random.key(0))[0]
+        for config in (base, dataclasses.replace(base, **{name: value}))
+    )
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    assert any(bool(jnp.any(a != b)) for a, b in pairs)
+
+
+def test_the_queue_model_is_swept_beside_everything_else_in_one_trace():
+    config = QuotingConfig(nearest=0.0)
+    params = start_at(one_product(calm_market(3, 100, (80, 160), 40), 20, PROMPT, config), 5)
+    hazards = jnp.array([0.0, 1.0, jnp.inf])
+    swept = jax.vmap(lambda h: params.replace(hazard=h))(hazards)
+    actions = np.tile([-1.0, 0.0, 0.0, 0.0], (80, 1))
+    together = jax.vmap(rollout, (0, None, None))(swept, actions, jax.random.key(0))[3]["filled"]
+    filled = np.asarray(together).sum(axis=(1, 2))
+    assert filled[0] < filled[1] < filled[2]
+    for i, hazard in enumerate(hazards):
+        alone = rollout(params.replace(hazard=hazard), actions, jax.random.key(0))[3]["filled"]
+        np.testing.assert_array_equal(together[i], alone)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nearest": np.nan}, "quoting.nearest"),
+        ({"fee_rate": np.inf}, "quoting.fee_rate"),
+        ({"nearest": 6.0}, "quoting.furthest"),
+        ({"furthest": 0.0}, "quoting.furthest"),
+        ({"skew": -1.0}, "quoting.skew"),
+        ({"furthest": 40.0}, "quoting.reach"),
+        ({"reach": 10**6}, "quoting.reach"),
+        ({"largest": 0.0}, "quoting.largest"),
+        ({"largest": 1.5}, "quoting.largest"),
+        ({"hazard": -0.1}, "quoting.hazard"),
+        ({"hazard": np.nan}, "quoting.hazard"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(changes, message):
+    with pytest.raises(InputError, match=message):
+        QuotingConfig(**changes)

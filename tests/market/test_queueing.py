@@ -23,7 +23,7 @@ from marljax.market.queueing import (
     rest,
 )
 from tests.reference.books import random_market
-from tests.reference.queueing import rows_of
+from tests.reference.queueing import calm_market, rows_of
 
 REACH = 12
 MODELS = [PESSIMISTIC, 0.3, PROPORTIONAL, 3.0, FRONT_OF_QUEUE]
@@ -164,23 +164,6 @@ def walk(tape, behind, size, late, side):
     return jax.vmap(run)(hazards)
 
 
-def still_market(seed: int, sizes: tuple[int, int] = (1, 60), busy: int = 60) -> MarketData:
-    """Books whose touch moves now and then and whose levels gain and lose lots, with up to `busy` lots a row traded."""
-    rng = np.random.default_rng(seed)
-    data = random_market(seed, n_steps=N_STEPS, n_products=1, n_levels=4, absent=0.0, invalid=0.05)
-    mid = 10_000 + np.cumsum(rng.integers(-1, 2, N_STEPS) * (rng.random(N_STEPS) < 0.15))
-    ticks, size = np.arange(1, 5), rng.integers(*sizes, (2, N_STEPS, 1, 4))
-    volume = rng.integers(0, busy + 1, (N_STEPS, 1))
-    return data.replace(
-        bid_price=jnp.asarray(mid[:, None, None] - ticks, jnp.int32),
-        ask_price=jnp.asarray(mid[:, None, None] + ticks, jnp.int32),
-        bid_size=jnp.asarray(size[0], jnp.int32),
-        ask_size=jnp.asarray(size[1], jnp.int32),
-        trade_volume=jnp.asarray(volume, jnp.int32),
-        trade_imbalance=jnp.asarray(np.round(volume * rng.uniform(-1, 1, volume.shape)), jnp.int32),
-    )
-
-
 def quotes(seed: int, size: int, requote: float):
     rng = np.random.default_rng(seed)
     again = rng.random(N_STEPS - 1) < requote
@@ -191,7 +174,7 @@ def quotes(seed: int, size: int, requote: float):
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([0.0, 0.1, 1.0]), st.sampled_from([0, 1]))
 def test_a_larger_hazard_has_never_filled_less_by_any_row(seed, size, requote, side):
-    tape = side_tape(still_market(seed))
+    tape = side_tape(calm_market(seed, N_STEPS))
     filled = walk(tape, *quotes(seed, size, requote), side)
     cumulative = np.cumsum(filled, axis=1)
     assert (np.diff(cumulative, axis=0) >= 0).all()
@@ -201,7 +184,9 @@ def test_the_bounds_lie_apart_and_the_proportional_model_between_them():
     totals = np.zeros(len(MODELS))
     for seed in range(20):
         behind, size, late = quotes(seed, 5, 0.0)
-        totals += np.asarray(walk(side_tape(still_market(seed, (80, 160), 20)), 0 * behind, size, late, 0)).sum(axis=1)
+        totals += np.asarray(walk(side_tape(calm_market(seed, N_STEPS, (80, 160), 20)), 0 * behind, size, late, 0)).sum(
+            axis=1
+        )
     pessimistic, _, proportional, _, front = totals
     assert pessimistic > 100
     assert proportional > 1.2 * pessimistic
@@ -210,7 +195,7 @@ def test_the_bounds_lie_apart_and_the_proportional_model_between_them():
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([0, 1]))
 def test_nothing_fills_that_nobody_took_or_offered(seed, size, side):
-    data = still_market(seed)
+    data = calm_market(seed, N_STEPS)
     tape, rows = side_tape(data), rows_of(data)
     behind, sizes, late = quotes(seed, size, 0.3)
     filled = np.asarray(walk(tape, behind, sizes, late, side))
@@ -227,13 +212,13 @@ def test_a_quote_away_from_the_market_never_fills():
     # The levels before it hold more than is taken at once, and far away nothing is shown at all.
     for behind in (3, 60):
         for seed in range(5):
-            tape = side_tape(still_market(seed, (80, 160), 20))
+            tape = side_tape(calm_market(seed, N_STEPS, (80, 160), 20))
             filled = walk(tape, jnp.full(N_STEPS - 1, behind, jnp.int32), *quotes(seed, 5, 0.0)[1:], 0)
             assert not jnp.any(filled)
 
 
 def test_the_limit_holds_where_the_quote_arrives():
-    tape = side_tape(still_market(1))
+    tape = side_tape(calm_market(1, N_STEPS))
     quiet = tape.replace(flow=0 * tape.flow)
     market = {"tape": quiet, "time": jnp.int32(0), "side": jnp.int32(0), "limit": jnp.int32(100)}
     for late in (False, True):

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 
+from marljax.data.schema import MarketData
+from tests.reference.books import random_market
 from tests.reference.trading import Book, CashAccount, Costs
 
 PESSIMISTIC, PROPORTIONAL, FRONT = "pessimistic", "proportional", "front"
@@ -50,10 +53,35 @@ class Row:
         return price >= self.asks[0][0] if side == "bid" else price <= self.bids[0][0]
 
 
-def rows_of(data, product: int = 0) -> list[Row]:
+def calm_market(
+    seed: int,
+    n_steps: int,
+    sizes: tuple[int, int] = (1, 60),
+    busy: int = 60,
+    n_sessions: int = 1,
+    invalid: float = 0.05,
+    n_levels: int = 4,
+) -> MarketData:
+    """Books whose touch moves now and then, so that orders wait; up to `busy` lots a row are traded."""
+    rng = np.random.default_rng(seed)
+    data = random_market(seed, n_steps=n_steps, n_products=1, n_levels=n_levels, invalid=invalid, n_sessions=n_sessions)
+    mid = 10_000 + np.cumsum(rng.integers(-1, 2, n_steps) * (rng.random(n_steps) < 0.15))
+    ticks, size = np.arange(1, n_levels + 1), rng.integers(*sizes, (2, n_steps, 1, n_levels))
+    volume = rng.integers(0, busy + 1, (n_steps, 1))
+    return data.replace(
+        bid_price=jnp.asarray(mid[:, None, None] - ticks, jnp.int32),
+        ask_price=jnp.asarray(mid[:, None, None] + ticks, jnp.int32),
+        bid_size=jnp.asarray(size[0], jnp.int32),
+        ask_size=jnp.asarray(size[1], jnp.int32),
+        trade_volume=jnp.asarray(volume, jnp.int32),
+        trade_imbalance=jnp.asarray(np.round(volume * rng.uniform(-1, 1, volume.shape)), jnp.int32),
+    )
+
+
+def rows_of(data: MarketData, product: int = 0) -> list[Row]:
     """The rows of one product of MarketData."""
 
-    def side(price, size, t):
+    def side(price: np.ndarray, size: np.ndarray, t: int) -> list[tuple[int, int]]:
         return [(int(p), int(n)) for p, n in zip(price[t, product], size[t, product], strict=True)]
 
     bid_price, bid_size, ask_price, ask_size, volume, net, valid = (
