@@ -6,6 +6,7 @@ the slots behind those of displayed orders. An incoming order meets it when noth
 it is done, every reserve whose displayed part is gone shows a new one, at the back of what is displayed at the price.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ def behind(book: Book, own: jax.Array, shown_at: jax.Array, replaced: jax.Array,
     part = slice(config.slots, config.slots + config.reserves)
     slot = own * book.end.shape[-1] + config.slots + jnp.arange(config.reserves)
     alive = book.end[own, part] > book.consumed[own]
-    linked = alive & (book.reserves.shown[own] == shown_at)
+    linked = alive & (_reserves(book).shown[own] == shown_at)
     at = jnp.max(jnp.where(linked, slot, -1))
     vacant_at = jnp.max(jnp.where(alive, -1, slot))
     return Reserve(
@@ -101,18 +102,21 @@ def store(
     )
     base = jnp.maximum(jnp.max(jnp.where(mine & (book.key <= key + 1), end, 0)), consumed)
     end = end + jnp.where(mine & (end > base), hides, 0)
+    reserves = _reserves(book)
     row = new[:, config.slots : config.slots + config.reserves]
-    return book.replace(
+    after = dataclasses.replace(
+        book,
         key=jnp.where(new, key + 1, book.key),
         end=jnp.where(new, base + hides, end),
         size=jnp.where(new, hides, size),
         id=jnp.where(new, message.id, book.id),
         owner=jnp.where(new, message.owner, book.owner),
         reserves=Reserves(
-            peak=jnp.where(row, message.peak, book.reserves.peak),
-            shown=jnp.where(row, shown_at, book.reserves.shown),
+            peak=jnp.where(row, message.peak, reserves.peak),
+            shown=jnp.where(row, shown_at, reserves.shown),
         ),
-    ), overwritten
+    )
+    return after, overwritten
 
 
 def show(book: Book, other: jax.Array, config: BookConfig) -> tuple[Book, Piece]:
@@ -130,7 +134,8 @@ def show(book: Book, other: jax.Array, config: BookConfig) -> tuple[Book, Piece]
     part = slice(config.slots, config.slots + config.reserves)
     stop = book.consumed[other]
     end, size, key = book.end[other, part], book.size[other, part], book.key[other, part]
-    shown_at, peak = book.reserves.shown[other], book.reserves.peak[other]
+    reserves = _reserves(book)
+    shown_at, peak = reserves.shown[other], reserves.peak[other]
 
     is_shown = index[..., None] == shown_at
 
@@ -161,4 +166,12 @@ def show(book: Book, other: jax.Array, config: BookConfig) -> tuple[Book, Piece]
         owner=book.owner[other, part],
         left=jnp.zeros_like(lots),
     )
-    return book.replace(end=all_end.at[other, part].set(new_end), size=all_size.at[other, part].set(new_size)), pieces
+    after = dataclasses.replace(
+        book, end=all_end.at[other, part].set(new_end), size=all_size.at[other, part].set(new_size)
+    )
+    return after, pieces
+
+
+def _reserves(book: Book) -> Reserves:
+    assert book.reserves is not None
+    return book.reserves

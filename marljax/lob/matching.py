@@ -9,6 +9,7 @@ A message is read top to bottom in `apply`: find the order it names or a slot fo
 other side; decide; trade; take away; put in. Priority at a price is order of arrival, never a time stamp.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -89,7 +90,8 @@ def process(
 def rebased(book: Book) -> Book:
     """The same orders with coordinates counted from what has been consumed, and nothing left of dead ones."""
     alive = book.end > book.consumed[:, None]
-    return book.replace(
+    return dataclasses.replace(
+        book,
         end=jnp.where(alive, book.end - book.consumed[:, None], 0),
         size=jnp.where(alive, book.size, 0),
         consumed=jnp.zeros_like(book.consumed),
@@ -215,7 +217,8 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     order = zero_after(new_id[0, 0])
     new_owner = jnp.where(index == insert_at + order, message.owner, book.owner)
 
-    after = book.replace(
+    after = dataclasses.replace(
+        book,
         key=new_key,
         end=new_end,
         size=new_size,
