@@ -275,7 +275,6 @@ def test_the_observation_tells_where_the_orders_stand():
         ("nearest", -1.0),
         ("furthest", 1.0),
         ("skew", 0.0),
-        ("reach", 3),
         ("largest", 0.1),
         ("hazard", 0.0),
         ("fee_rate", 1e-3),
@@ -283,16 +282,25 @@ def test_the_observation_tells_where_the_orders_stand():
     ],
 )
 def test_every_setting_acts(name, value):
-    base = QuotingConfig(nearest=0.0, furthest=2.0, skew=1.0, reach=7)
-    data, actions = calm_market(3, 100, (20, 60), n_levels=8), random_actions(3, 80, keeps=0.0)
-    # Quotes are late, so that the furthest may find the touch further from them than they were sent.
-    slow = CostConfig(latency_floor=1e6)
+    base = QuotingConfig(nearest=0.0, furthest=2.0, skew=1.0)
+    data, actions = calm_market(3, 100, (20, 60)), random_actions(3, 80)
     ours, theirs = (
-        rollout(start_at(one_product(data, 20, slow, config), 5), np.round(actions), jax.random.key(0))[0]
+        rollout(start_at(one_product(data, 20, PROMPT, config), 5), actions, jax.random.key(0))[0]
         for config in (base, dataclasses.replace(base, **{name: value}))
     )
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     assert any(bool(jnp.any(a != b)) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("reach", "ahead"), [(2, 2.0**31), (3, 10.0)])
+def test_an_order_beyond_the_tapes_reach_waits_out_of_sight(reach, ahead):
+    data, up = still_books(), jnp.arange(60, dtype=jnp.int32)[:, None, None]
+    data = data.replace(bid_price=data.bid_price.at[..., 2].add(-1) + up, ask_price=data.ask_price + up)
+    config = QuotingConfig(nearest=2.0, furthest=2.0, skew=0.0, reach=reach, hazard=0.0)
+    params = start_at(one_product(data, 20, CostConfig(latency_floor=1e6), config), 10)
+    # Sent to 2 ticks behind the touch, the bid arrives when that is 3: where the last of three levels stands.
+    states, *_ = rollout(params, np.ones((1, 4)), jax.random.key(0))
+    assert float(states.orders.ahead[-1, 0]) == ahead
 
 
 def test_the_queue_model_is_swept_beside_everything_else_in_one_trace():
