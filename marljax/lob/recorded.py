@@ -7,6 +7,8 @@ the replay is for, and a recorded cancel of an order that is gone is refused wit
 
 Orders that were resting before the episode's row are known by price and size alone. The book starts with one order of
 unknown id for each level, and `CancelPolicy` says what a recorded cancel takes when the order it names was among them.
+The book is only as deep as the record: an agent's order at a price that leaves the window and comes back finds itself
+first in its queue there, so a file of one level says little about queues.
 """
 
 import dataclasses
@@ -37,10 +39,15 @@ _NONE = np.iinfo(np.int32).min
 
 class CancelPolicy:
     """Which background order a recorded cancel takes from, among those at its price, when it names one from before the
-    episode. Orders that hold enough come first under every policy, so that none of the volume is missed."""
+    episode. Orders that hold enough come first under every policy, so that none of the volume is missed.
+
+    `SIZE` and `OLDEST` take from what stood there at the start, and an untouched replay shows the recorded touch at
+    every row. The others may take orders that the record cancels later, which is then refused: more orders stay in the
+    book than on record.
+    """
 
     SIZE = 0
-    """An order of unknown id, else the one of the nearest size. Keeps the touch of an untouched replay exact."""
+    """An order of unknown id, else the one of the nearest size."""
     RANDOM = 1
     """Any, each as likely."""
     OLDEST = 2

@@ -53,8 +53,10 @@ def test_a_hidden_execution_between_two_ticks_keeps_its_exact_price(tmp_path):
 
 
 def test_a_halt_sets_the_status_until_the_next_halt_message(tmp_path):
-    (read,) = read_messages([written(tmp_path, MESSAGES)])
-    assert read.status.tolist() == [0, 0, 0, Status.HALTED, Status.QUOTING, Status.TRADING, Status.TRADING]
+    quiet = "34203,5,0,3,100150,-1"
+    (read,) = read_messages([written(tmp_path, [*MESSAGES[:4], quiet, *MESSAGES[4:]])])
+    halted, trading = [Status.HALTED] * 2, [Status.TRADING] * 2
+    assert read.status.tolist() == [Status.TRADING] * 3 + halted + [Status.QUOTING] + trading
 
 
 def test_products_json_sets_tick_and_lot(tmp_path):
