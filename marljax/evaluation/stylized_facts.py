@@ -9,7 +9,7 @@ is made of them by one rule and by nothing else:
 
 from the lowest of these to the highest over the files of `like`. A session shorter than three hours is held against
 an hour, since several facts (kurtosis, order flow's R^2) depend on how long one looks. A day has one opening and one
-close, and hours say nothing of the error of its volume profile: that band is the range over the files alone.
+close, and hours say nothing of the error of its volume profile: that band is the range over all files, whatever `like`.
 """
 
 import dataclasses
@@ -210,7 +210,7 @@ def judge(session: Session, like: Sequence[str] = ("AAPL-1", "AMZN-1", "GOOG-1",
     for fact in FACTS:
         if fact.whole_day and hourly:
             continue
-        bands = [MEASURED[name][fact.name].band(hourly) for name in like]
+        bands = [MEASURED[name][fact.name].band(hourly) for name in (MEASURED if fact.whole_day else like)]
         low, high = min(band[0] for band in bands), max(band[1] for band in bands)
         value = float(fact.compute(tape))
         results.append(FactResult(fact.name, value, low, high, bool(low <= value <= high), fact.definition))

@@ -107,7 +107,7 @@ def _maximise(features: np.ndarray, exposure: np.ndarray) -> tuple[np.ndarray, f
     weights = n / (n_features * exposure)
     value = _log_likelihood(features, exposure, weights)
     for _ in range(_MAX_ITERATIONS):
-        shares = features / (features @ weights)[:, None]
+        shares = features / _intensity(features, weights)[:, None]
         gradient = shares.sum(0) - exposure
         free = (weights * exposure > _ALL_BUT_ZERO * n) | (gradient > 0)
         curvature = shares[:, free].T @ shares[:, free]
@@ -123,10 +123,15 @@ def _maximise(features: np.ndarray, exposure: np.ndarray) -> tuple[np.ndarray, f
                 break
         if value - before < _TOLERANCE * n:
             break
-    weights = weights * (features.T @ (1 / (features @ weights))) / exposure
+    weights = weights * (features / _intensity(features, weights)[:, None]).sum(0) / exposure
     return weights, _log_likelihood(features, exposure, weights)
 
 
 def _log_likelihood(features: np.ndarray, exposure: np.ndarray, weights: np.ndarray) -> float:
-    intensity = features @ weights
+    intensity = _intensity(features, weights)
     return float(np.log(intensity).sum() - exposure @ weights) if intensity.min() > 0 else -np.inf
+
+
+def _intensity(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    # Not `@`: so small a product gains nothing from BLAS threads, which wait for each other on a busy machine.
+    return np.einsum("nf,f->n", features, weights)

@@ -306,6 +306,8 @@ def test_a_band_reaches_two_sampling_errors_beyond_the_files_it_is_made_of():
     spread = next(result for result in judge(day, like=["AAPL-1"]) if result.name == "median spread")
     error = aapl.hour_sd / np.sqrt(6)
     assert (spread.low, spread.high) == (aapl.day - 2 * error, aapl.day + 2 * error)
+    closing = next(result for result in judge(day, like=["AAPL-1"]) if result.name == "closing volume")
+    assert closing.low == MEASURED["AMZN-1"]["closing volume"].day < closing.high
 
 
 def test_what_is_not_defined_does_not_pass_and_hours_have_no_opening():
