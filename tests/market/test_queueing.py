@@ -1,10 +1,15 @@
 """Queue positions against numbers worked out by hand, against a plain book, and against what always holds."""
 
+import itertools
+import zipfile
+from pathlib import Path
+
 import chex
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 
@@ -25,6 +30,7 @@ from marljax.market.queueing import (
 from tests.reference.books import random_market
 from tests.reference.queueing import calm_market, rows_of
 
+GOOG = Path(__file__).parents[3] / "shared" / "data" / "lobster" / "LOBSTER_SampleFile_GOOG_2012-06-21_10.zip"
 REACH = 12
 MODELS = [PESSIMISTIC, 0.3, PROPORTIONAL, 3.0, FRONT_OF_QUEUE]
 
@@ -71,6 +77,10 @@ def test_volume_takes_better_prices_then_the_queue_then_the_order():
     assert moved(0.0, shown(50, better=20), shown(50), volume=60) == (0, 5, 0.0)
     assert moved(0.0, shown(50, better=20), shown(50), volume=63) == (3, 2, 0.0)
     assert moved(0.0, shown(50, better=20), shown(50), volume=1000) == (5, 0, 0.0)
+
+
+def test_volume_has_not_come_to_a_price_behind_which_the_next_row_shows_a_better_one():
+    assert moved(0.0, shown(50, better=20), shown(50, better=1), volume=1000) == (0, 5, 40.0)
 
 
 def test_a_fraction_of_a_lot_ahead_is_a_lot_that_does_not_reach_the_order():
@@ -226,3 +236,32 @@ def test_the_limit_holds_where_the_quote_arrives():
             Order.none(), quiet.touch[0, 0] - 2, jnp.int32(50), jnp.array(late), jnp.int32(93), **market, hazard=1.0
         )
         assert (int(held.remaining), int(filled)) == (7, 0)
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not GOOG.exists(), reason="the real data are not beside the repository")
+def test_volume_let_through_on_real_books_is_near_what_was_executed_there():
+    with zipfile.ZipFile(GOOG) as files:
+        names = sorted(files.namelist())
+        message, book = (
+            pd.read_csv(files.open(next(n for n in names if kind in n)), header=None).to_numpy()
+            for kind in ("message", "orderbook")
+        )
+    second = np.ceil(message[:, 0]).astype(int)
+    ends = np.flatnonzero(np.diff(second, append=second[-1] + 1))
+    let_through, executed, unconditional = np.zeros((3, 3))
+    for first, last in itertools.pairwise(ends):
+        if second[last] != second[first] + 1:
+            continue
+        within = message[first + 1 : last + 1]
+        within = within[within[:, 1] == 4]
+        for direction, price, size in ((1, 2, 3), (-1, 0, 1)):
+            hit = within[within[:, 5] == direction]
+            there, after = direction * hit[:, 4], direction * book[last, price::4]
+            for k, at in enumerate(direction * book[first, price::4][:3]):
+                left = max(hit[:, 3].sum() - book[first, size::4][:k].sum(), 0)
+                unconditional[k] += left
+                let_through[k] += left * (after.max() <= at)
+                executed[k] += hit[there <= at, 3].sum()
+    np.testing.assert_allclose(let_through / executed, [1.12, 1.17, 1.17], atol=0.01)
+    np.testing.assert_allclose(unconditional / executed, [1.22, 1.49, 1.72], atol=0.01)

@@ -152,7 +152,8 @@ class MarketMaker:
             return 0
         seen, still_seen = (row.in_sight(side, order.price, self.reach) for row in (before, after))
         taken = after.sold if side == "bid" else after.bought
-        taken = max(taken - before.size_before(side, order.price), 0) if seen else 0
+        reached = seen and after.size_before(side, order.price) == 0
+        taken = max(taken - before.size_before(side, order.price), 0) if reached else 0
         filled = 0
         if order.ahead is not None:
             passed = max(np.float32(taken) - order.ahead, np.float32(0))
