@@ -21,16 +21,11 @@ from flax import struct
 from jax import lax
 
 from marljax.data.readers.lobster_messages import RecordedMessages
+from marljax.lob.flow import BACKGROUND
 from marljax.lob.matching import empty
 from marljax.lob.recorded_instructions import FIELDS, SNAPSHOT_ID, Action, compile_messages
 from marljax.lob.stress import Stress
 from marljax.lob.types import BUY, MAX_SIZE, Book, BookConfig, Kind, Messages, SelfTrade
-
-BACKGROUND = 0
-"""The owner of every recorded order."""
-
-AGENT_ID = 2**30
-"""Agents' order ids from here on never meet one of the record."""
 
 _COLUMN = {name: column for column, name in enumerate(FIELDS)}
 _LAST = np.iinfo(np.int32).max
@@ -73,6 +68,7 @@ class RecordedParams:
 
     stream: RecordedStream
     cancel_policy: jax.Array  # int32[] see CancelPolicy
+    start: jax.Array  # int32[] the row whose book an episode begins with
 
 
 @struct.dataclass
@@ -133,8 +129,22 @@ def episode(stream: RecordedStream, row: jax.Array, config: BookConfig) -> tuple
         name: getattr(book, name).at[:, :levels].set(jnp.where(there, values, getattr(book, name)[:, :levels]))
         for name, values in new.items()
     }
+    return dataclasses.replace(book, **filled), _state(stream, row)
+
+
+def _state(stream: RecordedStream, row: jax.Array) -> RecordedState:
     row = jnp.asarray(row, jnp.int32)
-    return dataclasses.replace(book, **filled), RecordedState(start=row, position=stream.first[row + 1])
+    return RecordedState(start=row, position=stream.first[row + 1])
+
+
+def initial_book(key: jax.Array, params: RecordedParams, config: BookConfig) -> Book:
+    """The recorded book after `params.start`; nothing is drawn. Raises ValueError as `episode` does."""
+    return episode(params.stream, params.start, config)[0]
+
+
+def initial_state(params: RecordedParams) -> RecordedState:
+    """The state in which the row behind `params.start` comes next."""
+    return _state(params.stream, params.start)
 
 
 def prepare(

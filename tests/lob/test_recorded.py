@@ -13,9 +13,10 @@ from marljax.data.readers import lobster_messages
 from marljax.data.readers.lobster_messages import Status, read_messages
 from marljax.data.schema import InputError
 from marljax.lob import recorded, recorded_instructions, snapshot
+from marljax.lob.flow import AGENT_ID
 from marljax.lob.matching import apply, process, rebased
 from marljax.lob.messages import limit, market
-from marljax.lob.recorded import AGENT_ID, CancelPolicy, RecordedParams, RecordedStream
+from marljax.lob.recorded import CancelPolicy, RecordedParams, RecordedStream
 from marljax.lob.stress import calm, stressed
 from marljax.lob.types import BUY, MAX_MESSAGES, MAX_PRICE, MAX_SIZE, SELL, Book, BookConfig, Code, Kind, Messages
 from tests.reference.lobster_replay import Replay, ladder, lines_of
@@ -79,7 +80,7 @@ def played(
 
 def books_by_row(stream: RecordedStream, start: int, rows: int, depth: int, instructions: int):
     """Levels of the engine after each row from start + 1 (int32[rows, 2, 2, depth]), and every code and lost lot."""
-    params = RecordedParams(stream, jnp.int32(CancelPolicy.SIZE))
+    params = RecordedParams(stream, jnp.int32(CancelPolicy.SIZE), jnp.int32(start))
     book, found = played(params, jnp.int32(start), instructions=instructions, depth=depth)
     row = np.asarray(found["row"])
     # The first instruction of a row finds the book as the row before left it.
@@ -160,7 +161,7 @@ def test_many_episodes_share_one_stream_and_one_program():
     def run(rows, stream):
         def one(row):
             book, state = recorded.episode(stream, row, CONFIG)
-            params = RecordedParams(stream, jnp.int32(0))
+            params = RecordedParams(stream, jnp.int32(0), jnp.int32(0))
             draws, state = recorded.prepare(jax.random.key(1), state, params, calm(), MAX_MESSAGES)
             book, report = process(book, draws, CONFIG, respond=lambda book, draw: recorded.message(draw, book))
             return levels(book, 10), report.receipts.code, draws, state
@@ -225,7 +226,7 @@ def run(stream, *, agents=(), policy=CancelPolicy.SIZE, start=0, stress=None, se
     for message in agents:
         book, report = submit(book, message)
         assert report.receipts.code[0] == Code.ACCEPTED
-    params = RecordedParams(stream, jnp.int32(policy))
+    params = RecordedParams(stream, jnp.int32(policy), jnp.int32(start))
     draws, state = recorded.prepare(jax.random.key(seed), state, params, stress or calm(), 16)
     wanted = (draws.row >= rows.start) & (draws.row < rows.stop)
     book, report = block(book, draws.replace(action=jnp.where(wanted, draws.action, 0)))
@@ -248,6 +249,9 @@ def test_an_episode_starts_from_the_levels_on_record_as_orders_of_the_background
         assert all(order < 0 and owner == 0 for _, _, order, owner in orders)
         assert len({order for _, _, order, _ in orders}) == len(orders)
         assert (int(state.start), int(state.position)) == (row, int(stream.first[row + 1]))
+        params = RecordedParams(stream, jnp.int32(0), jnp.int32(row))
+        chex.assert_trees_all_equal(recorded.initial_book(jax.random.key(0), params, CONFIG), book)
+        chex.assert_trees_all_equal(recorded.initial_state(params), state)
 
 
 def test_a_level_revealed_at_the_bottom_is_fed_and_one_that_drops_out_is_taken_away(tmp_path):
@@ -419,7 +423,7 @@ def test_at_the_end_of_the_record_nothing_more_arrives(tmp_path):
     assert int(state.position) == count + 1
     assert (report.messages.kind[count:] == Kind.NOTHING).all()
     assert draws.seconds.tolist() == [1] * 16
-    params = RecordedParams(stream, jnp.int32(0))
+    params = RecordedParams(stream, jnp.int32(0), jnp.int32(0))
     draws, after = recorded.prepare(jax.random.key(0), state, params, calm(), 16)
     assert int(after.position) == count + 1
     assert draws.action.tolist() == draws.seconds.tolist() == [0] * 16
