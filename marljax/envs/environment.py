@@ -6,6 +6,7 @@ world ended: value 0) and a truncation (a time limit: bootstrap from `info["fina
 
 import abc
 import dataclasses
+import functools
 import math
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 State = TypeVar("State")
 Params = TypeVar("Params")
 Info = dict[str, Any]
-Step = tuple[jax.Array, Any, jax.Array, jax.Array, jax.Array, Info]
+Arrays = Any
+"""One array, or with several roles a dict from role to array."""
+Step = tuple[Arrays, Any, Arrays, Arrays, Arrays, Info]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,31 +61,49 @@ class Discrete:
         return jnp.logical_and(x.shape == (), jnp.all((x >= 0) & (x < self.n)))
 
 
+Space = Box | Discrete
+
+
+def sample(key: jax.Array, space: Space | dict[str, Space]) -> Arrays:
+    """An action of a space, or of each role's."""
+    if isinstance(space, dict):
+        keys = jax.random.split(key, len(space))
+        return {role: one.sample(k) for k, (role, one) in zip(keys, space.items(), strict=True)}
+    return space.sample(key)
+
+
+def over(terminated: Arrays, truncated: Arrays) -> jax.Array:
+    """bool[] whether an episode has ended. With several agents it ends for all of them at once."""
+    return functools.reduce(jnp.logical_or, [jnp.any(x) for x in jax.tree.leaves((terminated, truncated))])
+
+
 class Environment(abc.ABC, Generic[State, Params]):
-    """One environment with one role. Several agents of the role are a leading axis of its arrays; one agent has none.
+    """One environment. With one role, observations, actions, rewards and the ends of episodes are arrays and spaces are
+    spaces; with several roles, each of them is a dict by role. Several agents of a role are a leading axis of its
+    arrays; one agent has none, if it is the only one.
 
     What fixes a shape is a field of the (frozen, hashable) environment; every number is a leaf of `params`.
     """
 
     @abc.abstractmethod
-    def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
+    def reset_env(self, key: jax.Array, params: Params) -> tuple[Arrays, State]:
         """The first observation and state of an episode."""
 
     @abc.abstractmethod
-    def step_env(self, key: jax.Array, state: State, action: jax.Array, params: Params) -> Step:
-        """One step without auto-reset: (obs, state, reward float32[], terminated bool[], truncated bool[], info)."""
+    def step_env(self, key: jax.Array, state: State, action: Arrays, params: Params) -> Step:
+        """One step without auto-reset: (obs, state, reward float32, terminated bool, truncated bool, info)."""
 
     @abc.abstractmethod
-    def observation_space(self, params: Params) -> Box: ...
+    def observation_space(self, params: Params) -> Any: ...
 
     @abc.abstractmethod
-    def action_space(self, params: Params) -> Box | Discrete: ...
+    def action_space(self, params: Params) -> Any: ...
 
-    def reset(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
+    def reset(self, key: jax.Array, params: Params) -> tuple[Arrays, State]:
         """The first observation and state of an episode."""
         return self.reset_env(key, params)
 
-    def step(self, key: jax.Array, state: State, action: jax.Array, params: Params) -> Step:
+    def step(self, key: jax.Array, state: State, action: Arrays, params: Params) -> Step:
         """One step; where an episode ends, obs and state are those of a new one.
 
         `info["final_obs"]` is always the observation before the reset, for bootstrapping at a truncation.
@@ -90,7 +111,7 @@ class Environment(abc.ABC, Generic[State, Params]):
         step_key, reset_key = jax.random.split(key)
         final_obs, state, reward, terminated, truncated, info = self.step_env(step_key, state, action, params)
         first_obs, first_state = self.reset_env(reset_key, params)
-        done = terminated | truncated
+        done = over(terminated, truncated)
         state = jax.tree.map(lambda new, old: jnp.where(done, new, old), first_state, state)
-        obs = jnp.where(done, first_obs, final_obs)
+        obs = jax.tree.map(lambda new, old: jnp.where(done, new, old), first_obs, final_obs)
         return obs, state, reward, terminated, truncated, info | {"final_obs": final_obs}

@@ -1,8 +1,14 @@
 """Every environment by name. One contract test covers them all; a new env is entered here and is held to it."""
 
 from marljax.envs.environment import Environment
+from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.portfolio import PortfolioEnv
 from marljax.envs.quoting import QuotingEnv
 from marljax.envs.replay import ReplayEnv
 
-ENVIRONMENTS: dict[str, type[Environment]] = {"replay": ReplayEnv, "quoting": QuotingEnv, "portfolio": PortfolioEnv}
+ENVIRONMENTS: dict[str, type[Environment]] = {
+    "replay": ReplayEnv,
+    "quoting": QuotingEnv,
+    "portfolio": PortfolioEnv,
+    "order book": OrderBookEnv,
+}

@@ -3,10 +3,9 @@
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from marljax.envs.environment import Environment
+from marljax.envs.environment import Environment, over, sample
 from marljax.envs.registry import ENVIRONMENTS
 from tests.reference.worlds import INSTANCES
 
@@ -19,14 +18,14 @@ def instance(request):
 
 
 def run(env: Environment, params, n_steps: int = 30, n_envs: int = 3):
-    """(final state, [T, N] of (obs, reward, terminated, truncated, final_obs)) under random actions."""
+    """(final state, [T, N, ...] of (obs, reward, terminated, truncated, final_obs)) under random actions."""
     space = env.action_space(params)
     keys = jax.random.split(jax.random.key(0), n_envs)
     _, state = jax.vmap(env.reset, (0, None))(keys, params)
 
     def step(state, key):
         action_key, env_key = jax.random.split(key)
-        action = jax.vmap(space.sample)(jax.random.split(action_key, n_envs))
+        action = jax.vmap(sample, (0, None))(jax.random.split(action_key, n_envs), space)
         obs, state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
             jax.random.split(env_key, n_envs), state, action, params
         )
@@ -39,44 +38,64 @@ def test_every_registered_env_has_an_instance_to_be_tested():
     assert INSTANCES.keys() == ENVIRONMENTS.keys()
 
 
+def by_role(arrays) -> dict:
+    """The arrays of each role; those of an env with one role are under ''."""
+    return arrays if isinstance(arrays, dict) else {"": arrays}
+
+
 def test_shapes_and_dtypes_are_those_of_the_spaces(instance):
     env, params = instance
     _, (obs, reward, terminated, truncated, final_obs) = run(env, params)
-    chex.assert_shape([obs, final_obs], (30, 3, *env.observation_space(params).shape))
-    chex.assert_shape([reward, terminated, truncated], (30, 3))
-    chex.assert_type([obs, reward, terminated, truncated], [jnp.float32, jnp.float32, bool, bool])
+    for role, space in by_role(env.observation_space(params)).items():
+        chex.assert_shape([by_role(x)[role] for x in (obs, final_obs)], (30, 3, *space.shape))
+        chex.assert_shape([by_role(x)[role] for x in (reward, terminated, truncated)], (30, 3, *space.shape[:-1]))
+    for arrays, dtype in ((obs, jnp.float32), (reward, jnp.float32), (terminated, bool), (truncated, bool)):
+        for x in jax.tree.leaves(arrays):
+            chex.assert_type(x, dtype)
 
 
 def test_observations_lie_within_their_space_and_every_number_is_finite(instance):
     env, params = instance
     _, (obs, reward, *_, final_obs) = run(env, params)
     chex.assert_tree_all_finite((obs, reward, final_obs))
-    contains = jax.vmap(jax.vmap(env.observation_space(params).contains))
-    assert jnp.all(contains(obs))
-    assert jnp.all(contains(final_obs))
+    for role, space in by_role(env.observation_space(params)).items():
+        contains = jax.vmap(jax.vmap(space.contains))
+        assert jnp.all(contains(by_role(obs)[role]))
+        assert jnp.all(contains(by_role(final_obs)[role]))
 
 
 def test_equal_keys_give_equal_runs_and_other_keys_other_ones(instance):
     env, params = instance
     chex.assert_trees_all_equal(run(env, params), run(env, params))
     _, (obs, *_) = run(env, params)
-    assert not jnp.array_equal(obs[:, 0], obs[:, 1])
+    for x in jax.tree.leaves(obs):
+        assert not jnp.array_equal(x[:, 0], x[:, 1])
 
 
 def test_an_episode_never_both_terminates_and_truncates_and_does_end(instance):
     env, params = instance
     _, (_, _, terminated, truncated, _) = run(env, params)
-    assert not jnp.any(terminated & truncated)
-    assert jnp.any(terminated | truncated)
+    for one, other in zip(jax.tree.leaves(terminated), jax.tree.leaves(truncated), strict=True):
+        assert not jnp.any(one & other)
+        assert jnp.any(one | other)
+
+
+def test_an_episode_ends_for_all_agents_at_once(instance):
+    env, params = instance
+    _, (_, _, terminated, truncated, _) = run(env, params)
+    ended = jax.tree.map(lambda x, y: (x | y).reshape(30, 3, -1), terminated, truncated)
+    first, *others = jnp.moveaxis(jnp.concatenate(jax.tree.leaves(ended), axis=-1), -1, 0)
+    for other in others:
+        chex.assert_trees_all_equal(other, first)
 
 
 def test_step_is_step_env_until_an_episode_ends(instance):
     env, params = instance
     _, state = env.reset(jax.random.key(0), params)
-    action = env.action_space(params).sample(jax.random.key(1))
+    action = sample(jax.random.key(1), env.action_space(params))
     key = jax.random.key(2)
     obs, after, reward, terminated, truncated, info = env.step(key, state, action, params)
-    assert not (terminated | truncated)
+    assert not over(terminated, truncated)
     inner = env.step_env(jax.random.split(key)[0], state, action, params)
     chex.assert_trees_all_close((obs, after, reward), inner[:3], rtol=1e-6)
     chex.assert_trees_all_equal(obs, info["final_obs"])
@@ -85,7 +104,7 @@ def test_step_is_step_env_until_an_episode_ends(instance):
 def test_state_keeps_its_structure_shapes_and_dtypes(instance):
     env, params = instance
     _, state = env.reset(jax.random.key(0), params)
-    action = env.action_space(params).sample(jax.random.key(1))
+    action = sample(jax.random.key(1), env.action_space(params))
     _, after, *_ = env.step(jax.random.key(2), state, action, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
 
@@ -95,12 +114,13 @@ def test_params_may_carry_an_axis_of_their_own(instance):
     two = jax.tree.map(lambda x: jnp.stack([x, x]), params)
     keys = jax.random.split(jax.random.key(0), 2)
     obs, state = jax.vmap(env.reset)(keys, two)
-    action = jax.vmap(env.action_space(params).sample)(keys)
+    action = jax.vmap(sample, (0, None))(keys, env.action_space(params))
     together = jax.vmap(env.step)(keys, state, action, two)
     for i in range(2):
-        alone = env.step(keys[i], jax.tree.map(lambda x, i=i: x[i], state), action[i], params)
-        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], together), alone, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(obs.shape[0], 2)
+        one = jax.tree.map(lambda x, i=i: x[i], (state, action, together))
+        alone = env.step(keys[i], one[0], one[1], params)
+        chex.assert_trees_all_close(one[2], alone, rtol=1e-5, atol=1e-5)
+    assert all(x.shape[0] == 2 for x in jax.tree.leaves(obs))
 
 
 def test_no_tracer_leaks_and_one_trace_serves_every_step(instance):
@@ -110,5 +130,5 @@ def test_no_tracer_leaks_and_one_trace_serves_every_step(instance):
         step = jax.jit(chex.assert_max_traces(lambda *a: env.step(*a), n=1))
         _, state = env.reset(jax.random.key(0), params)
         for i in range(3):
-            action = env.action_space(params).sample(jax.random.key(i))
+            action = sample(jax.random.key(i), env.action_space(params))
             _, state, *_ = step(jax.random.key(i), state, action, params)

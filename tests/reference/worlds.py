@@ -9,9 +9,13 @@ import numpy as np
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.data.schema import MarketData
 from marljax.envs.environment import Environment
+from marljax.envs.opening import order_book_params, run_in
+from marljax.envs.order_book import OrderBookConfig, OrderBookEnv, OrderBookParams
 from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
 from marljax.envs.quoting import QuotingConfig, QuotingEnv, quoting_params
 from marljax.envs.replay import ReplayEnv
+from marljax.envs.roles.execution import ExecutionParams
+from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.envs.tapes import (
     CostConfig,
     Rows,
@@ -22,6 +26,7 @@ from marljax.envs.tapes import (
     replay_params,
 )
 from marljax.envs.worlds import AllocationConfig, portfolio_params
+from marljax.lob import zero_intelligence
 from tests.reference.books import random_market
 
 N_FEATURES = 4
@@ -92,5 +97,20 @@ def quoting() -> tuple[Environment, Any]:
     return QuotingEnv(20), jax.tree.map(lambda x: x[0], params)
 
 
-INSTANCES = {"replay": replay, "quoting": quoting, "portfolio": lambda: portfolio(random_market(n_products=3))}
+def order_book(max_loss: float = 1e6, **config: Any) -> tuple[OrderBookEnv, OrderBookParams]:
+    """Two market makers, two directional traders and an execution agent in a small book of zero intelligence."""
+    counts = {"market_makers": 2, "directional": 2, "executions": 1}
+    env = OrderBookEnv(zero_intelligence, OrderBookConfig(**counts | {"messages": 20, "episode_steps": 20} | config))
+    flow = zero_intelligence.typical()
+    openings, scales = run_in(jax.random.key(0), zero_intelligence, flow, env.config.book, count=3, blocks=5)
+    roles = {"market_maker": MarketMakerParams(max_loss=max_loss), "execution": ExecutionParams(parent=40, deadline=15)}
+    return env, order_book_params(env, flow, openings, scales, roles=roles)
+
+
+INSTANCES = {
+    "replay": replay,
+    "quoting": quoting,
+    "portfolio": lambda: portfolio(random_market(n_products=3)),
+    "order book": order_book,
+}
 """Every name in the registry -> () -> (env, params)."""
