@@ -97,6 +97,9 @@ def test_fills_and_money_are_those_of_a_plain_market_maker(model, latency):
         else:
             data = calm_market(seed, 160, (40, 120), n_sessions=2)
         params = start_at(one_product(data, 20, costs, config), 1)
+        if seed == 3:
+            # Without flat rows, orders stand at a session's close.
+            params = params.replace(market=params.market.replace(flat=jnp.zeros_like(params.market.flat)))
         actions, key = random_actions(seed, n), jax.random.key(seed)
         states, rewards, _, info = rollout(params, actions, key)
 
@@ -234,6 +237,16 @@ def test_no_order_stands_and_no_position_is_held_at_a_sessions_close():
         assert int(states.account.position[close - 1]) == 0
         assert not jnp.any(states.orders.remaining[close])
     assert jnp.abs(states.account.position).max() > 0
+
+
+def test_orders_do_not_stand_overnight_even_where_no_row_is_flat():
+    data = still_books().replace(session=jnp.repeat(jnp.arange(2), 30))
+    params = start_at(one_product(data, 10, PROMPT, QuotingConfig(nearest=2.0)), 27)
+    params = params.replace(market=params.market.replace(flat=jnp.zeros(60, bool)))
+    actions = np.full((20, 4), np.nan)
+    actions[0] = [-1.0, 0.0, 1.0, 1.0]
+    states, *_ = rollout(params, actions, jax.random.key(0))
+    assert states.orders.remaining[:4, 0].tolist() == [2, 2, 0, 0]
 
 
 def test_a_nan_leaves_the_quotes_and_their_places_and_places_no_new_ones():
