@@ -6,107 +6,89 @@ import pytest
 
 from marljax.lob.matching import empty, process
 from marljax.lob.messages import limit
-from marljax.lob.types import BUY, MAX_MESSAGES, MAX_PRICE, MAX_SIZE, SELL, Book, BookConfig, Messages, Report
-from tests.reference.order_book_runs import MESSAGE, lines, plain_book, random_run
+from marljax.lob.types import BUY, MAX_MESSAGES, MAX_PRICE, MAX_SIZE, SELL, BookConfig
+from tests.reference.order_book_runs import (
+    RECEIPT,
+    TRADE,
+    History,
+    engine_histories,
+    lines,
+    plain_book,
+    random_run,
+)
 
-OWNERS = 4
+CONFIG = BookConfig(slots=3, owners=4, trades=64, reserves=2)
 BLOCK = 32
-ICEBERGS = False
-
-
-def resting(config: BookConfig, book: Book) -> np.ndarray:
-    """int[..., owners] lots in the book."""
-    rows = lines(book, config.slots + config.reserves)
-    size, owner = rows[..., 2, None], rows[..., 3, None]
-    return np.where(owner == np.arange(config.owners), size, 0).sum((-3, -2))
-
-
-def money(report: Report) -> np.ndarray:
-    """int64[..., role, bought or sold, owners] lots x ticks."""
-    value = report.turnover.value
-    return np.asarray(value.high).astype(np.int64) * 2**24 + np.asarray(value.low)
-
-
-def run(config: BookConfig, seeds: int, n: int) -> tuple[np.ndarray, Report]:
-    """int[seeds, blocks + 1, owners] lots resting before, between and after blocks, and the reports of these."""
-    made = np.stack([random_run(seed, plain_book(config), n, BLOCK, ICEBERGS)[0] for seed in range(500, 500 + seeds)])
-    blocks = made.reshape(seeds, -1, BLOCK, len(MESSAGE))
-
-    def block(book, messages):
-        book, report = process(book, messages, config)
-        return book, (book, report)
-
-    messages = Messages(*(blocks[..., i] for i in range(len(MESSAGE))))
-    books, reports = jax.jit(jax.vmap(lambda m: jax.lax.scan(block, empty(config), m)[1]))(messages)
-    after = resting(config, books)
-    return np.concatenate([np.zeros_like(after[:, :1]), after], 1), jax.tree.map(np.asarray, reports)
 
 
 @pytest.fixture(scope="module")
-def crowded() -> tuple[np.ndarray, Report]:
-    return run(BookConfig(slots=4, owners=OWNERS, trades=32, reserves=2 * ICEBERGS), seeds=16, n=640)
+def crowded() -> list[History]:
+    """What the engine says of books that are often full, and of their icebergs."""
+    made = np.stack([random_run(seed, plain_book(CONFIG), 800, BLOCK)[0] for seed in range(500, 516)])
+    return engine_histories(CONFIG, empty(CONFIG), made, BLOCK)
+
+
+def by_owner(line: np.ndarray) -> np.ndarray:
+    """int[..., owners] lots in the book, of int[..., 2, parts, PART]."""
+    size, owner = line[..., 2, None], line[..., 3, None]
+    return np.where(owner == np.arange(CONFIG.owners), size, 0).sum((-3, -2))
 
 
 def test_added_is_resting_traded_cancelled_or_displaced_for_each_owner(crowded):
-    lots, report = crowded
-    volumes, traded = report.volumes, report.turnover.lots.sum((-3, -2))
-    assert (volumes.displaced.sum((0, 1)) > 100).all()
-    np.testing.assert_array_equal(
-        lots[:, :-1] + volumes.added, lots[:, 1:] + traded + volumes.cancelled + volumes.displaced
-    )
+    for history in crowded:
+        after = by_owner(history.lines[BLOCK - 1 :: BLOCK])
+        before = np.concatenate([np.zeros_like(after[:1]), after[:-1]])
+        added, cancelled, displaced = np.moveaxis(history.volumes, 1, 0)
+        traded = history.lots.sum((1, 2))
+        np.testing.assert_array_equal(before + added, after + traded + cancelled + displaced)
+        assert min(lots.sum(0).min() for lots in (added, cancelled, displaced, traded, after)) > 20
 
 
 def test_what_is_bought_is_sold_at_the_same_value_by_the_other_role(crowded):
-    _, report = crowded
-    for amounts in (report.turnover.lots, money(report)):
-        bought, sold = amounts.sum(-1)[:, :, :, 0], amounts.sum(-1)[:, :, :, 1]
-        assert bought.sum() > 5_000
-        np.testing.assert_array_equal(bought[..., 0], sold[..., 1])
-        np.testing.assert_array_equal(bought[..., 1], sold[..., 0])
+    for history in crowded:
+        for amounts in (history.lots, history.value):
+            (resting_bought, resting_sold), (incoming_bought, incoming_sold) = np.moveaxis(amounts.sum(-1), 0, -1)
+            np.testing.assert_array_equal(resting_bought, incoming_sold)
+            np.testing.assert_array_equal(resting_sold, incoming_bought)
+        assert history.lots.sum() > 500
 
 
 def test_turnover_is_the_sum_of_the_trades_of_each_owner(crowded):
-    _, report = crowded
-    trades = report.trades
-    whole = trades.overflow == 0
-    assert whole.mean() > 0.5
-    for role, owner, buyer in ((0, trades.maker_owner, SELL), (1, trades.taker_owner, BUY)):
-        for column, is_column in ((0, trades.side == buyer), (1, trades.side == -buyer)):
-            for number in range(OWNERS):
-                size = np.where(is_column & (owner == number), trades.size, 0)
-                np.testing.assert_array_equal(
-                    size.sum(-1)[whole], report.turnover.lots[..., role, column, number][whole]
-                )
-                value = (size.astype(np.int64) * trades.price).sum(-1)
-                np.testing.assert_array_equal(value[whole], money(report)[..., role, column, number][whole])
+    column = TRADE.index
+    for history in crowded:
+        assert history.count.max() <= CONFIG.trades, "the record holds every trade"
+        lots, value = np.zeros_like(history.lots), np.zeros_like(history.value)
+        for trade in history.trades:
+            message, side, price, size = trade[:4]
+            for role, owner, bought in ((0, "maker_owner", side == SELL), (1, "taker_owner", side == BUY)):
+                place = message // BLOCK, role, 0 if bought else 1, trade[column(owner)]
+                lots[place] += size
+                value[place] += size * price
+        np.testing.assert_array_equal(history.lots, lots)
+        np.testing.assert_array_equal(history.value, value)
 
 
-def test_receipts_add_up_to_volumes_and_trades(crowded):
-    _, report = crowded
-    receipts, volumes = report.receipts, report.volumes
-    cancelled = receipts.cancelled + receipts.prevented
-    np.testing.assert_array_equal(cancelled.sum(-1), volumes.cancelled.sum(-1))
-    np.testing.assert_array_equal(receipts.displaced.sum(-1), volumes.displaced.sum(-1))
-    np.testing.assert_array_equal(receipts.traded.sum(-1), report.turnover.lots[..., 1, :, :].sum((-2, -1)))
-    np.testing.assert_array_equal((receipts.displaced > 0), receipts.displaced_owner >= 0)
+def test_receipts_add_up_to_volumes_and_turnover(crowded):
+    for history in crowded:
+        of = dict(zip(RECEIPT, history.receipts.T.reshape(len(RECEIPT), -1, BLOCK), strict=True))
+        _, cancelled, displaced = np.moveaxis(history.volumes.sum(-1), 1, 0)
+        np.testing.assert_array_equal((of["cancelled"] + of["prevented"]).sum(-1), cancelled)
+        np.testing.assert_array_equal(of["displaced"].sum(-1), displaced)
+        np.testing.assert_array_equal(of["traded"].sum(-1), history.lots[:, 1].sum((1, 2)))
+        np.testing.assert_array_equal(of["displaced"] > 0, of["displaced_owner"] >= 0)
 
 
 @pytest.mark.parametrize("price", [MAX_PRICE - 1, 1 - MAX_PRICE])
 def test_value_is_exact_where_every_message_is_of_the_largest_size_at_the_farthest_price(price):
     config = BookConfig(slots=MAX_MESSAGES, owners=2, trades=MAX_MESSAGES)
-    makers = [limit(SELL, price, MAX_SIZE, id=id, owner=0) for id in range(MAX_MESSAGES // 2)]
-    takers = [limit(BUY, price, MAX_SIZE, id=1000 + id, owner=1) for id in range(MAX_MESSAGES // 2)]
-    block = jax.tree.map(lambda *x: np.stack(x), *makers, *makers)
-    block = block.replace(id=np.arange(MAX_MESSAGES, dtype=np.int32))
-    book, _ = _processed(empty(config), block, config)
-    assert resting(config, book).tolist() == [MAX_MESSAGES * MAX_SIZE, 0]
-    block = jax.tree.map(lambda *x: np.stack(x), *takers, *takers)
-    block = block.replace(id=np.arange(MAX_MESSAGES, dtype=np.int32) + 1000)
-    book, report = _processed(book, block, config)
-    assert resting(config, book).tolist() == [0, 0]
     total = MAX_MESSAGES * MAX_SIZE
+    book = empty(config)
+    for side, owner, resting in ((SELL, 0, total), (BUY, 1, 0)):
+        one = limit(side, price, MAX_SIZE, id=0, owner=owner)
+        block = jax.tree.map(lambda x: np.full(MAX_MESSAGES, x), one)
+        block = block.replace(id=np.arange(MAX_MESSAGES, dtype=np.int32) + MAX_MESSAGES * owner)
+        book, report = jax.jit(process, static_argnums=2)(book, block, config)
+        assert lines(book, MAX_MESSAGES)[..., 2].sum() == resting
+    value = np.asarray(report.turnover.value.high).astype(int) * 2**24 + np.asarray(report.turnover.value.low)
     assert report.turnover.lots.tolist() == [[[0, 0], [total, 0]], [[0, total], [0, 0]]]
-    assert money(report).tolist() == [[[0, 0], [total * price, 0]], [[0, total * price], [0, 0]]]
-
-
-_processed = jax.jit(process, static_argnums=2)
+    assert value.tolist() == [[[0, 0], [total * price, 0]], [[0, total * price], [0, 0]]]

@@ -12,8 +12,6 @@ from marljax.lob.types import BUY, SELL, Messages
 from tests.reference.order_book import Message, OrderBook
 from tests.reference.order_book_runs import CONFIG, plain_book, put, random_run
 
-ICEBERGS = False
-
 
 def level_list(book: OrderBook, side: int, depth: int) -> list[tuple[int, int]]:
     displayed: dict[int, int] = {}
@@ -28,7 +26,7 @@ def test_levels_touch_and_orders_are_those_of_the_plain_book():
     found_orders = 0
     for seed in range(12):
         plain = plain_book(CONFIG)
-        made, _ = random_run(seed, plain_book(CONFIG), 96, 16, ICEBERGS)
+        made, _ = random_run(seed, plain_book(CONFIG), 96, 16)
         book = empty(CONFIG)
         for start in range(0, 96, 16):
             rows = made[start : start + 16]

@@ -17,8 +17,10 @@ RECEIPT = tuple(f.name for f in fields(Receipt))
 TRADE = tuple(f.name for f in fields(Trade))
 PART = ("id", "price", "size", "owner", "hidden", "ahead")
 LARGEST, SMALLEST = 2**31 - 1, -(2**31)
-CONFIG = BookConfig(slots=4, owners=4, trades=128)
+CONFIG = BookConfig(slots=4, owners=4, trades=128, reserves=2)
 """Of the small books that claims are about; one, since each is compiled anew."""
+BARE = BookConfig(slots=4, owners=4, trades=2)
+"""One without reserves, with room for two trades."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,14 @@ def plain_book(config: BookConfig, lowest: int = 1 - MAX_PRICE, highest: int = M
     return OrderBook(config.slots, config.owners, config.reserves, lowest, highest)
 
 
-def random_run(seed: int, book: OrderBook, n: int, block: int, icebergs: bool) -> tuple[np.ndarray, History]:
+def random_run(seed: int, book: OrderBook, n: int, block: int) -> tuple[np.ndarray, History]:
     """int32[n, MESSAGE] messages made for the book as they found it, and what they did to it."""
     rows = np.random.default_rng(seed).integers(0, 2**20, (n, 32)).tolist()
     made: list[Message] = []
 
     def messages():
         for draws in rows:
-            made.append(_random_message(draws, book, icebergs))
+            made.append(_random_message(draws, book))
             yield made[-1]
 
     history = plain_history(book, messages(), n, block)
@@ -184,7 +186,7 @@ _KINDS = (
 )
 
 
-def _random_message(draws: list[int], book: OrderBook, icebergs: bool) -> Message:
+def _random_message(draws: list[int], book: OrderBook) -> Message:
     """A message that often crosses, often names an order that rests there, and sometimes is bad."""
     numbers = iter(draws)
 
@@ -214,7 +216,7 @@ def _random_message(draws: list[int], book: OrderBook, icebergs: bool) -> Messag
             size = size if once_in(3) else 1 + below(part.size + 1)
     if kind == Kind.CANCEL and once_in(3):
         size = MAX_SIZE
-    peak = 1 + below(4) if icebergs and once_in(2) else 0
+    peak = 1 + below(4) if once_in(2 if book.reserves else 40) else 0
     self_trade = SelfTrade.ALLOW if once_in(3) else below(3)
     values = [kind, side, price, size, id, owner, peak, self_trade]
     if once_in(12):
