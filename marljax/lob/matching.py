@@ -124,7 +124,6 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     n_slots = book.end.shape[-1]
     index = jnp.arange(2 * n_slots, dtype=jnp.int32).reshape(2, n_slots)
     sides = jnp.arange(2, dtype=jnp.int32)[:, None]
-    start = book.end - book.size
     alive = book.end > book.consumed[:, None]
 
     # The order that the message names, and the slot for a newcomer: a dead one, or else the last of the line.
@@ -151,11 +150,20 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     limit = jnp.where(kind == Kind.MARKET, _FAR, sign * 2 * price + 1)
     within = book.key <= jnp.where(sides == own, key, limit)
     reach = jnp.maximum(largest(jnp.where(within, book.end, 0)), book.consumed)
-    rival = jnp.where(message.self_trade == SelfTrade.ALLOW, -1, message.owner)
-    mine = within & alive & (sides != own) & (book.owner == rival)
-    first_mine = -_largest_of_both(jnp.where(mine, -start, -_FAR))
-    reach, first_mine = lax.optimization_barrier((reach, first_mine))
+    reach = lax.optimization_barrier(reach)
     queue_end, other_end = reach[own], reach[1 - own]
+
+    # The owner's resting orders that it would meet.
+    def other(field: jax.Array) -> jax.Array:
+        return jnp.where(own == 0, field[1], field[0])
+
+    rival = jnp.where(message.self_trade == SelfTrade.ALLOW, -1, message.owner)
+    ends = other(book.end)
+    mine = (other(book.owner) == rival) & (ends > other_consumed) & (ends <= other_end)
+    lots = jnp.where(mine, other(book.size), 0)
+    ends, lots = lax.optimization_barrier((ends, lots))
+    first_mine = -largest(jnp.where(lots > 0, lots - ends, -_FAR))
+    first_mine = lax.optimization_barrier(first_mine)
 
     shrinks = (kind == Kind.MODIFY) & (key == focus.key) & (size <= remaining)
     takes = ((kind >= Kind.LIMIT) & (kind <= Kind.POST_ONLY)) | ((kind == Kind.MODIFY) & ~shrinks)
@@ -163,7 +171,7 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     halted = (message.self_trade == SelfTrade.CANCEL_NEWEST) & (first_mine < other_end)
     stop = jnp.minimum(other_consumed + wanted, jnp.where(halted, first_mine, other_end))
     clears = (message.self_trade == SelfTrade.CANCEL_OLDEST) & (first_mine < stop)
-    stop, prevented = _walk_past(book, own, rival, other_consumed, stop, clears, other_consumed + wanted, other_end)
+    stop, prevented = _walk_past(ends, lots, stop, clears, other_consumed + wanted, other_end)
     traded = stop - other_consumed - prevented
 
     # What is left of it queues.
@@ -192,13 +200,13 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     base = queue_end - jnp.where(focus.end <= queue_end, withdrawn, 0)
 
     # The order on the other side at which it stopped half way is cut in two: what traded is gone.
-    cut_at = _largest_of_both(jnp.where((sides != own) & (start < stop) & (book.end > stop), index, -1))
+    cut_at = _largest_of_both(jnp.where((sides != own) & (book.end > stop) & (book.end - stop < book.size), index, -1))
     cut = _look(book, cut_at)
 
     write_at = jnp.where(inserted | (withdrawn > 0), focus.at, -1)
     insert_at = jnp.where(inserted, focus.at, -1)
     swept = jnp.where(accepted & (message.self_trade == SelfTrade.CANCEL_OLDEST), stop, -1)
-    gone = (book.owner == rival) & (sides != own) & (start >= other_consumed) & (start < swept)
+    gone = (sides != own) & (lots > 0) & (ends - swept < lots)
     left_end = jnp.where(withdrawn == displayed_lots, consumed, focus.end - withdrawn)
     is_own = sides == own
 
@@ -274,34 +282,33 @@ def _look(book: Book, at: jax.Array) -> _Focus:
 
 
 def _walk_past(
-    book: Book,
-    own: jax.Array,
-    rival: jax.Array,
-    consumed: jax.Array,
-    stop: jax.Array,
-    clears: jax.Array,
-    goal: jax.Array,
-    bound: jax.Array,
+    ends: jax.Array, lots: jax.Array, stop: jax.Array, clears: jax.Array, goal: jax.Array, bound: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Where an order stops that cancels its owner's resting ones instead of trading with them.
 
     It stops at the first coordinate before which `goal` lots of others' stand: a fixed point, approached from below in
     as many rounds as own orders lie in its way. Almost always there are none, and nothing is done.
 
-    Returns: the coordinate, and the lots of `mine` before it. int32[] each.
+    Args:
+        ends: int32[L] where the orders of the other side end.
+        lots: int32[L] their sizes where they are the owner's, else 0.
+        stop: int32[] where it stops if there are none.
+        clears: bool[] whether there are any before that.
+        goal: int32[] where it stops, but for them.
+        bound: int32[] the furthest it can come.
+
+    Returns:
+        Where it stops, and the owner's lots before that. int32[] each.
     """
-    side = jnp.arange(2, dtype=jnp.int32)[:, None]
 
     def another(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         stop, _, _ = state
-        start = book.end - book.size
-        met = (book.owner == rival) & (side != own) & (start >= consumed)
-        lots = total(jnp.sum(jnp.where(met, jnp.clip(jnp.minimum(book.end, stop) - start, 0), 0), 0))
-        further = jnp.minimum(goal + lots, bound)
-        return further, lots, further != stop
+        passed = total(jnp.clip(stop - ends + lots, 0, lots))
+        further = jnp.minimum(goal + passed, bound)
+        return further, passed, further != stop
 
-    stop, lots, _ = lax.while_loop(lambda state: state[2], another, (stop, jnp.zeros_like(stop), clears))
-    return stop, lots
+    stop, passed, _ = lax.while_loop(lambda state: state[2], another, (stop, jnp.zeros_like(stop), clears))
+    return stop, passed
 
 
 def _verdict(
