@@ -78,13 +78,13 @@ def process(
     if not 1 <= count <= MAX_MESSAGES:
         raise ValueError(f"a block holds 1..{MAX_MESSAGES} messages, got {count}")
 
-    def step(book: Book, row: Any) -> tuple[Book, tuple[Messages, Event]]:
+    def step(book: Book, row: Any) -> tuple[Book, tuple[Messages | None, Event]]:
         message = row if respond is None else respond(book, row)
         book, event = apply(book, message, config)
-        return book, (message, event)
+        return book, (None if respond is None else message, event)
 
     book, (made, events) = lax.scan(step, rebased(book), messages)
-    return book, settle(book, made, events, config)
+    return book, settle(book, messages if made is None else made, events, config)
 
 
 def rebased(book: Book) -> Book:
