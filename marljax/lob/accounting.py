@@ -14,9 +14,6 @@ from marljax.lob.lanes import total
 from marljax.lob.tally import LOW_BITS, Tally
 from marljax.lob.types import BUY, SELL, Book, BookConfig, Messages, Receipts, Report, Trades, Turnover, Volumes
 
-_LAST = 2**31 - 1
-_PLACE_BITS = 23
-"""What a block consumes of a side stays below 2**23 lots: MAX_MESSAGES times MAX_SIZE."""
 _GROUP = 32
 
 
@@ -172,13 +169,15 @@ def _trades(pieces: Piece, message: jax.Array, messages: Messages, rows: int) ->
 
     place = jnp.where(taken, _number_before(taken), rows)
     at = jnp.zeros(rows, jnp.int32).at[place].set(jnp.arange(taken.shape[0], dtype=jnp.int32), mode="drop")
-    order = ((message << _PLACE_BITS) + pieces.start).reshape(-1)[at]
-    order = lax.optimization_barrier(jnp.where(recorded, order, _LAST - rows + row))
+    # An unused row comes after every message, in its own order.
+    when = jnp.where(recorded, message.reshape(-1)[at], messages.kind.shape[0])
+    where = jnp.where(recorded, pieces.start.reshape(-1)[at], row)
+    when, where = lax.optimization_barrier((when, where))
 
-    def count(before: jax.Array, other: jax.Array) -> tuple[jax.Array, None]:
-        return before + (other < order), None
+    def count(before: jax.Array, other: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return before + ((other[0] < when) | ((other[0] == when) & (other[1] < where))), None
 
-    rank, _ = lax.scan(count, jnp.zeros_like(order), order)
+    rank, _ = lax.scan(count, jnp.zeros_like(when), (when, where))
     at = lax.optimization_barrier(jnp.zeros_like(at).at[rank].set(at))
 
     def pick(field: jax.Array) -> jax.Array:
