@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from marljax.lob.matching import empty, process
-from marljax.lob.messages import limit
-from marljax.lob.types import BUY, MAX_MESSAGES, MAX_PRICE, MAX_SIZE, SELL, BookConfig
+from marljax.lob.messages import limit, market, nothing
+from marljax.lob.types import BUY, MAX_MESSAGES, MAX_PRICE, MAX_SIZE, SELL, BookConfig, Messages, SelfTrade
 from tests.reference.order_book_runs import (
     RECEIPT,
     TRADE,
@@ -78,17 +78,42 @@ def test_receipts_add_up_to_volumes_and_turnover(crowded):
         np.testing.assert_array_equal(of["displaced"] > 0, of["displaced_owner"] >= 0)
 
 
+WIDE = BookConfig(slots=MAX_MESSAGES, owners=2, trades=MAX_MESSAGES)
+processed = jax.jit(process, static_argnums=2)
+
+
+def filled_block(*messages: Messages) -> Messages:
+    """int32[MAX_MESSAGES] with padding behind the messages."""
+    return jax.tree.map(lambda *x: np.stack(x), *messages, *[nothing()] * (MAX_MESSAGES - len(messages)))
+
+
 @pytest.mark.parametrize("price", [MAX_PRICE - 1, 1 - MAX_PRICE])
 def test_value_is_exact_where_every_message_is_of_the_largest_size_at_the_farthest_price(price):
-    config = BookConfig(slots=MAX_MESSAGES, owners=2, trades=MAX_MESSAGES)
     total = MAX_MESSAGES * MAX_SIZE
-    book = empty(config)
+    book = empty(WIDE)
     for side, owner, resting in ((SELL, 0, total), (BUY, 1, 0)):
-        one = limit(side, price, MAX_SIZE, id=0, owner=owner)
-        block = jax.tree.map(lambda x: np.full(MAX_MESSAGES, x), one)
-        block = block.replace(id=np.arange(MAX_MESSAGES, dtype=np.int32) + MAX_MESSAGES * owner)
-        book, report = jax.jit(process, static_argnums=2)(book, block, config)
+        ids = range(MAX_MESSAGES * owner, MAX_MESSAGES * (owner + 1))
+        block = filled_block(*(limit(side, price, MAX_SIZE, id=id, owner=owner) for id in ids))
+        book, report = processed(book, block, WIDE)
         assert lines(book, MAX_MESSAGES)[..., 2].sum() == resting
     value = np.asarray(report.turnover.value.high).astype(int) * 2**24 + np.asarray(report.turnover.value.low)
     assert report.turnover.lots.tolist() == [[[0, 0], [total, 0]], [[0, total], [0, 0]]]
     assert value.tolist() == [[[0, 0], [total * price, 0]], [[0, total * price], [0, 0]]]
+
+
+def test_trades_stay_in_their_order_however_much_an_owner_cancels_of_its_own():
+    """More than 2**23 lots in one block, which no block could trade."""
+    own = [limit(SELL, 100, MAX_SIZE, id=id, owner=1) for id in range(MAX_MESSAGES - 1)]
+    book, _ = processed(empty(WIDE), filled_block(*own, limit(SELL, 101, 5, id=200, owner=0)), WIDE)
+
+    def sweep(id: int) -> Messages:
+        return limit(BUY, 101, 1, id=id, owner=1, self_trade=SelfTrade.CANCEL_OLDEST)
+
+    more = [limit(SELL, 100, MAX_SIZE, id=id, owner=1) for id in (201, 202)]
+    bid = limit(BUY, 50, 5, id=203, owner=0)
+    book, report = processed(book, filled_block(bid, sweep(301), *more, sweep(302), market(SELL, 1, 303, 1)), WIDE)
+    assert report.receipts.prevented[:5].tolist() == [0, (MAX_MESSAGES - 1) * MAX_SIZE, 0, 0, 2 * MAX_SIZE]
+    assert int(report.trades.count) == 3
+    assert report.trades.taker[:3].tolist() == [301, 302, 303]
+    assert report.trades.maker[:3].tolist() == [200, 200, 203]
+    assert report.trades.maker_left[:3].tolist() == [4, 3, 4]
