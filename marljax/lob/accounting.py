@@ -132,7 +132,7 @@ def _turnover(pieces: Piece, taker_owner: jax.Array, owners: int) -> Turnover:
 
     def by_owner(owner: jax.Array) -> jax.Array:
         # [4, owners, 2, P] -> [4, 2, owners]
-        return total(jnp.where(owner == number, amounts[:, None], 0), halvings=3).swapaxes(1, 2)
+        return total(jnp.where(owner == number, amounts[:, None], 0)).swapaxes(1, 2)
 
     makers, takers = by_owner(pieces.owner), by_owner(taker_owner)
     # What rests on the bids buys; what comes to them sells.

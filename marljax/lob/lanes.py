@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+_UNROLLED = 32
+
 CHUNK = 64
 """Books that stay in the cache of one core of a CPU while they are worked on."""
 
@@ -27,20 +29,22 @@ def in_chunks(function: Callable[..., Any], chunk: int = CHUNK) -> Callable[...,
     return run
 
 
-def largest(x: jax.Array, halvings: int = 2) -> jax.Array:
-    """Maximum over the last axis, whose length 2**halvings divides."""
-    for _ in range(halvings):
-        half = x.shape[-1] // 2
-        x = jnp.maximum(x[..., :half], x[..., half:])
-    return jnp.max(x, -1)
+def largest(x: jax.Array) -> jax.Array:
+    """Maximum over the last axis."""
+    return jnp.max(_halved(x, jnp.maximum), -1)
 
 
-def total(x: jax.Array, halvings: int = 2) -> jax.Array:
-    """Sum over the last axis, whose length 2**halvings divides."""
-    for _ in range(halvings):
+def total(x: jax.Array) -> jax.Array:
+    """Sum over the last axis."""
+    return jnp.sum(_halved(x, jnp.add), -1)
+
+
+def _halved(x: jax.Array, join: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    """Joined onto itself until the last axis is one that the compiler unrolls, or odd."""
+    while x.shape[-1] > _UNROLLED and x.shape[-1] % 2 == 0:
         half = x.shape[-1] // 2
-        x = x[..., :half] + x[..., half:]
-    return jnp.sum(x, -1)
+        x = join(x[..., :half], x[..., half:])
+    return x
 
 
 def zero_after(*read: jax.Array) -> jax.Array:
