@@ -35,8 +35,8 @@ from marljax.lob.types import (
     SelfTrade,
 )
 
-_LANES = 128
-"""Slots are padded to whole vector registers."""
+_FEWEST, _ROW = 128, 32
+"""Slots are padded to whole rows of vector registers; fewer than this many cost more, not less."""
 _FAR = 2**30
 """Beyond every key and every coordinate."""
 
@@ -48,7 +48,7 @@ def empty(config: BookConfig, lowest: int = 1 - MAX_PRICE, highest: int = MAX_PR
     """
     if not -MAX_PRICE < lowest <= highest < MAX_PRICE:
         raise ValueError(f"a tick window lies within +-{MAX_PRICE - 1}, got {lowest}..{highest}")
-    slots = -(-(config.slots + config.reserves) // _LANES) * _LANES
+    slots = max(_FEWEST, -(-(config.slots + config.reserves) // _ROW) * _ROW)
     nothing = jnp.zeros((2, slots), jnp.int32)
     unused = jnp.zeros((2, config.reserves), jnp.int32)
     reserves = Reserves(unused, unused) if config.reserves else None
