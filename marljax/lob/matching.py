@@ -5,13 +5,13 @@ line: it only moves `consumed`, and everything it passed is filled, because the 
 behind the last one of better or equal price, and every interval behind it moves back by its size; a cancelled one
 lets them move forward. So one message is a few maxima over the slots and one addition, whatever it trades.
 
-A message is read top to bottom in `apply`: find the order it names or a slot for it; see how far it reaches on the
-other side; decide; trade; take away; put in. Priority at a price is order of arrival, never a time stamp.
+`apply` is a message from beginning to end: find the order it names or a slot for it, see how far it reaches, decide
+(these in `decision.py`), and carry it out. Priority at a price is order of arrival, never a time stamp.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +19,14 @@ from jax import lax
 
 from marljax.lob import iceberg
 from marljax.lob.accounting import Event, Piece, settle
-from marljax.lob.lanes import largest, total, zero_after
+from marljax.lob.decision import Change, Place, Slot, Walk, decide, find, largest_of_both, look, reach, sides, slots_of
+from marljax.lob.lanes import zero_after
 from marljax.lob.types import (
     MAX_MESSAGES,
     MAX_PRICE,
-    MAX_SIZE,
-    SELL,
     Book,
     BookConfig,
     Code,
-    Kind,
     Messages,
     Report,
     Reserves,
@@ -37,8 +35,6 @@ from marljax.lob.types import (
 
 _FEWEST, _ROW = 128, 32
 """Slots are padded to whole rows of vector registers; fewer than this many cost more, not less."""
-_FAR = 2**30
-"""Beyond every key and every coordinate."""
 
 
 def empty(config: BookConfig, lowest: int = 1 - MAX_PRICE, highest: int = MAX_PRICE - 1) -> Book:
@@ -98,17 +94,6 @@ def rebased(book: Book) -> Book:
     )
 
 
-class _Focus(NamedTuple):
-    """The slot a message writes to: that of the order it names, or of the one it would replace. Scalars, int32."""
-
-    at: jax.Array
-    key: jax.Array
-    end: jax.Array
-    size: jax.Array
-    id: jax.Array
-    owner: jax.Array
-
-
 def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Event]:
     """Put one message to the book, within a block that `rebased` began and `settle` ends.
 
@@ -120,231 +105,79 @@ def apply(book: Book, message: Messages, config: BookConfig) -> tuple[Book, Even
     Returns:
         The book after it, and the event that `settle` accounts for.
     """
-    kind, price, size = message.kind, message.price, message.size
-    n_slots = book.end.shape[-1]
-    index = jnp.arange(2 * n_slots, dtype=jnp.int32).reshape(2, n_slots)
-    sides = jnp.arange(2, dtype=jnp.int32)[:, None]
-    alive = book.end > book.consumed[:, None]
+    place = find(book, message, config)
+    walk = reach(book, message, place)
+    change = decide(book, message, place, walk, config)
+    return carry_out(book, message, place, walk, change, config)
 
-    # The order that the message names, and the slot for a newcomer: a dead one, or else the last of the line.
-    displayed = jnp.arange(n_slots) < config.slots
-    named = alive & (book.id == message.id)
-    named_at = _largest_of_both(jnp.where(named & displayed if config.reserves else named, index, -1))
-    line_end = jnp.where(displayed, jnp.where(alive, book.end, _FAR), -1)
-    last = largest(line_end)
-    vacant_at = largest(jnp.where(line_end == last[:, None], index, -1))
-    named_at, last, vacant_at = lax.optimization_barrier((named_at, last, vacant_at))
-    known = named_at >= 0
-    names = (kind == Kind.CANCEL) | (kind == Kind.MODIFY)
-    own = jnp.where(names, named_at >= n_slots, message.side == SELL).astype(jnp.int32)
-    focus = _look(book, jnp.where(names, named_at, vacant_at[own]))
-    consumed, other_consumed = book.consumed[own], book.consumed[1 - own]
-    occupied = focus.end > consumed
-    displayed_lots = jnp.where(occupied, focus.size, 0)
-    reserve = iceberg.behind(book, own, focus.at, names, config) if config.reserves else iceberg.none()
-    remaining = displayed_lots + reserve.size
 
-    # How far it can walk on the other side, and behind whom it would queue on its own.
-    sign = 1 - 2 * own
-    key = -sign * 2 * price
-    limit = jnp.where(kind == Kind.MARKET, _FAR, sign * 2 * price + 1)
-    within = book.key <= jnp.where(sides == own, key, limit)
-    reach = jnp.maximum(largest(jnp.where(within, book.end, 0)), book.consumed)
-    reach = lax.optimization_barrier(reach)
-    queue_end, other_end = reach[own], reach[1 - own]
-
-    # The owner's resting orders that it would meet.
-    def other(field: jax.Array) -> jax.Array:
-        return jnp.where(own == 0, field[1], field[0])
-
-    rival = jnp.where(message.self_trade == SelfTrade.ALLOW, -1, message.owner)
-    ends = other(book.end)
-    mine = (other(book.owner) == rival) & (ends > other_consumed) & (ends <= other_end)
-    lots = jnp.where(mine, other(book.size), 0)
-    ends, lots = lax.optimization_barrier((ends, lots))
-    first_mine = -largest(jnp.where(lots > 0, lots - ends, -_FAR))
-    first_mine = lax.optimization_barrier(first_mine)
-
-    shrinks = (kind == Kind.MODIFY) & (key == focus.key) & (size <= remaining)
-    takes = ((kind >= Kind.LIMIT) & (kind <= Kind.POST_ONLY)) | ((kind == Kind.MODIFY) & ~shrinks)
-    wanted = jnp.where(takes, jnp.clip(size, 0, MAX_SIZE), 0)
-    halted = (message.self_trade == SelfTrade.CANCEL_NEWEST) & (first_mine < other_end)
-    stop = jnp.minimum(other_consumed + wanted, jnp.where(halted, first_mine, other_end))
-    clears = (message.self_trade == SelfTrade.CANCEL_OLDEST) & (first_mine < stop)
-    stop, prevented = _walk_past(ends, lots, stop, clears, other_consumed + wanted, other_end)
-    traded = stop - other_consumed - prevented
-
-    # What is left of it queues.
-    queues = (kind == Kind.LIMIT) | (kind == Kind.POST_ONLY) | (kind == Kind.MODIFY)
-    left = wanted - traded
-    rest = jnp.where(queues & ~halted, left, 0)
-    splits = (message.peak > 0) & (rest > message.peak)
-
-    homeless = splits & (reserve.vacant_at < 0)
-    code = _verdict(message, book, config, known, focus, other_end > other_consumed, traded, homeless)
-    accepted = code == Code.ACCEPTED
-    stop = jnp.where(accepted, stop, other_consumed)
-    traded, prevented, left, rest = (jnp.where(accepted, lots, 0) for lots in (traded, prevented, left, rest))
-
-    # Where the side is full, the last of the line gives way, which may be the newcomer.
-    full = occupied & ~names
-    gives_way = full & (queue_end >= last[own])
-    enters = jnp.where(gives_way, 0, rest)
-    inserted = enters > 0
-    shows = jnp.where(splits & inserted, message.peak, enters)
-    asked = jnp.where(kind == Kind.CANCEL, jnp.minimum(size, remaining), remaining - jnp.where(shrinks, size, 0))
-    evicted = jnp.where(inserted & full, remaining, 0)
-    removed = jnp.where(accepted, jnp.where(names, asked, evicted), 0)
-    unhidden = jnp.minimum(removed, reserve.size)
-    withdrawn = removed - unhidden
-    base = queue_end - jnp.where(focus.end <= queue_end, withdrawn, 0)
+def carry_out(
+    book: Book, message: Messages, place: Place, walk: Walk, change: Change, config: BookConfig
+) -> tuple[Book, Event]:
+    index, own, slot = slots_of(book), place.own, place.slot
+    is_own = sides() == own
+    stop, shows = change.stop, change.shows
+    consumed = book.consumed[own]
+    inserted = change.enters > 0
+    unhidden = jnp.minimum(change.removed, place.reserve.size)
+    withdrawn = change.removed - unhidden
+    base = walk.queue_end - jnp.where(slot.end <= walk.queue_end, withdrawn, 0)
+    remains_at = jnp.where(withdrawn == place.displayed, consumed, slot.end - withdrawn)
 
     # The order on the other side at which it stopped half way is cut in two: what traded is gone.
-    cut_at = _largest_of_both(jnp.where((sides != own) & (book.end > stop) & (book.end - stop < book.size), index, -1))
-    cut = _look(book, cut_at)
+    cut_at = largest_of_both(jnp.where(~is_own & (book.end > stop) & (book.end - stop < book.size), index, -1))
+    cut = look(book, cut_at)
+    clears = (change.code == Code.ACCEPTED) & (message.self_trade == SelfTrade.CANCEL_OLDEST)
+    cleared = ~is_own & (walk.mine > 0) & (walk.ends - jnp.where(clears, stop, -1) < walk.mine)
 
-    write_at = jnp.where(inserted | (withdrawn > 0), focus.at, -1)
-    insert_at = jnp.where(inserted, focus.at, -1)
-    swept = jnp.where(accepted & (message.self_trade == SelfTrade.CANCEL_OLDEST), stop, -1)
-    gone = (sides != own) & (lots > 0) & (ends - swept < lots)
-    left_end = jnp.where(withdrawn == displayed_lots, consumed, focus.end - withdrawn)
-    is_own = sides == own
-
-    order = zero_after(*focus, *cut)
-    new_size = jnp.where(gone, 0, book.size)
-    new_size = jnp.where(index == cut_at + order, cut.end - stop, new_size)
-    new_size = jnp.where(index == write_at + order, jnp.where(inserted, shows, focus.size - withdrawn), new_size)
-    order = zero_after(new_size[0, 0])
-    new_end = book.end - jnp.where(is_own & (book.end >= focus.end + order), withdrawn, 0)
-    new_end = new_end + jnp.where(is_own & (new_end > base), shows, 0)
-    new_end = jnp.where(index == write_at + order, jnp.where(inserted, base + shows, left_end), new_end)
-    order = zero_after(new_end[0, 0])
-    new_key = jnp.where(index == insert_at + order, key, book.key)
-    order = zero_after(new_key[0, 0])
-    new_id = jnp.where(index == insert_at + order, message.id, book.id)
-    order = zero_after(new_id[0, 0])
-    new_owner = jnp.where(index == insert_at + order, message.owner, book.owner)
-
+    write_at = jnp.where(inserted | (withdrawn > 0), slot.at, -1)
+    insert_at = jnp.where(inserted, slot.at, -1)
+    then = zero_after(*slot, *cut)
+    size = jnp.where(cleared, 0, book.size)
+    size = jnp.where(index == cut.at + then, cut.end - stop, size)
+    size = jnp.where(index == write_at + then, jnp.where(inserted, shows, slot.size - withdrawn), size)
+    then = zero_after(size[0, 0])
+    end = book.end - jnp.where(is_own & (book.end >= slot.end + then), withdrawn, 0)
+    end = end + jnp.where(is_own & (end > base), shows, 0)
+    end = jnp.where(index == write_at + then, jnp.where(inserted, base + shows, remains_at), end)
+    then = zero_after(end[0, 0])
+    key = jnp.where(index == insert_at + then, walk.key, book.key)
+    then = zero_after(key[0, 0])
+    id_ = jnp.where(index == insert_at + then, message.id, book.id)
+    then = zero_after(id_[0, 0])
+    owner = jnp.where(index == insert_at + then, message.owner, book.owner)
     after = dataclasses.replace(
-        book,
-        key=new_key,
-        end=new_end,
-        size=new_size,
-        id=new_id,
-        owner=new_owner,
-        consumed=jnp.where(sides[:, 0] == own, consumed, stop),
+        book, key=key, end=end, size=size, id=id_, owner=owner, consumed=jnp.where(is_own[:, 0], consumed, stop)
     )
+
     reserve_overwritten = reshown = None
     if config.reserves:
+        hides = change.enters - shows
         after, reserve_overwritten = iceberg.store(
-            after, message, own, key, focus.at, reserve, unhidden, enters - shows, config
+            after, message, own, walk.key, slot.at, place.reserve, unhidden, hides, config
         )
         after, reshown = iceberg.show(after, 1 - own, config)
-    cut_start = cut.end - cut.size
+    names_only = place.names & ~walk.takes & (change.code == Code.ACCEPTED)
+    newcomer = change.gives_way & (change.rest > 0)
+    victim = jnp.where(change.evicted > 0, slot.owner, -1)
     event = Event(
-        code=code,
-        traded=traded,
-        rested=jnp.where(accepted & names & ~takes, remaining - removed, enters),
-        cancelled=jnp.where(names, removed, 0) + left - rest,
-        prevented=prevented,
-        displaced=jnp.where(gives_way, rest, evicted),
-        displaced_owner=jnp.where(gives_way & (rest > 0), message.owner, jnp.where(evicted > 0, focus.owner, -1)),
-        added=jnp.where(accepted, wanted, 0),
+        code=change.code,
+        traded=change.traded,
+        rested=jnp.where(names_only, place.remaining - change.removed, change.enters),
+        cancelled=jnp.where(place.names, change.removed, 0) + change.left - change.rest,
+        prevented=change.prevented,
+        displaced=jnp.where(change.gives_way, change.rest, change.evicted),
+        displaced_owner=jnp.where(newcomer, message.owner, victim),
+        added=jnp.where(change.code == Code.ACCEPTED, walk.wanted, 0),
         own=own,
         consumed=after.consumed,
-        overwritten=Piece(
-            key=focus.key,
-            start=focus.end - focus.size,
-            length=jnp.where(inserted & ~occupied, focus.size, 0),
-            id=focus.id,
-            owner=focus.owner,
-            left=jnp.zeros_like(stop),
-        ),
-        cut=Piece(
-            key=cut.key,
-            start=cut_start,
-            length=jnp.where(cut_at >= 0, stop - cut_start, 0),
-            id=cut.id,
-            owner=cut.owner,
-            left=cut.end - stop,
-        ),
+        overwritten=_piece(slot, jnp.where(inserted & (place.displayed == 0), slot.size, 0), jnp.zeros_like(stop)),
+        cut=_piece(cut, jnp.where(cut.at >= 0, stop - cut.end + cut.size, 0), cut.end - stop),
         reserve_overwritten=reserve_overwritten,
         reshown=reshown,
     )
     return after, event
 
 
-def _look(book: Book, at: jax.Array) -> _Focus:
-    """What stands in slot `at` of both sides laid end to end; where `at` is negative, nothing that is used."""
-    place = jnp.maximum(at, 0)
-    fields = (book.key, book.end, book.size, book.id, book.owner)
-    return _Focus(*lax.optimization_barrier((at, *(field.reshape(-1)[place] for field in fields))))
-
-
-def _walk_past(
-    ends: jax.Array, lots: jax.Array, stop: jax.Array, clears: jax.Array, goal: jax.Array, bound: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Where an order stops that cancels its owner's resting ones instead of trading with them.
-
-    It stops at the first coordinate before which `goal` lots of others' stand: a fixed point, approached from below in
-    as many rounds as own orders lie in its way. Almost always there are none, and nothing is done.
-
-    Args:
-        ends: int32[L] where the orders of the other side end.
-        lots: int32[L] their sizes where they are the owner's, else 0.
-        stop: int32[] where it stops if there are none.
-        clears: bool[] whether there are any before that.
-        goal: int32[] where it stops, but for them.
-        bound: int32[] the furthest it can come.
-
-    Returns:
-        Where it stops, and the owner's lots before that. int32[] each.
-    """
-
-    def another(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        stop, _, _ = state
-        passed = total(jnp.clip(stop - ends + lots, 0, lots))
-        further = jnp.minimum(goal + passed, bound)
-        return further, passed, further != stop
-
-    stop, passed, _ = lax.while_loop(lambda state: state[2], another, (stop, jnp.zeros_like(stop), clears))
-    return stop, passed
-
-
-def _verdict(
-    message: Messages,
-    book: Book,
-    config: BookConfig,
-    known: jax.Array,
-    focus: _Focus,
-    crosses: jax.Array,
-    traded: jax.Array,
-    homeless: jax.Array,
-) -> jax.Array:
-    """int32[] the Code of a message."""
-    kind = message.kind
-    names = (kind == Kind.CANCEL) | (kind == Kind.MODIFY)
-    priced = (kind != Kind.MARKET) & (kind != Kind.CANCEL)
-    reasons = (
-        ((kind < Kind.NOTHING) | (kind > Kind.MODIFY), Code.BAD_KIND),
-        (~names & (jnp.abs(message.side) != 1), Code.BAD_SIDE),
-        ((message.size < 1) | (message.size > MAX_SIZE) | (message.peak < 0), Code.BAD_SIZE),
-        (priced & ((message.price < book.lowest) | (message.price > book.highest)), Code.BAD_PRICE),
-        ((message.owner < 0) | (message.owner >= config.owners), Code.BAD_OWNER),
-        ((message.self_trade < SelfTrade.ALLOW) | (message.self_trade > SelfTrade.CANCEL_NEWEST), Code.BAD_RULE),
-        (~names & known, Code.DUPLICATE_ID),
-        (names & ~known, Code.UNKNOWN_ID),
-        (names & (focus.owner != message.owner), Code.NOT_OWNER),
-        ((kind == Kind.POST_ONLY) & crosses, Code.WOULD_TRADE),
-        ((kind == Kind.FILL_OR_KILL) & (traded < message.size), Code.UNFILLABLE),
-        (homeless, Code.NO_RESERVE),
-    )
-    code = jnp.full((), Code.ACCEPTED, jnp.int32)
-    for fails, reason in reversed(reasons):
-        code = jnp.where(fails, reason, code)
-    return jnp.where(kind == Kind.NOTHING, Code.ACCEPTED, code)
-
-
-def _largest_of_both(x: jax.Array) -> jax.Array:
-    """Maximum over the slots of both sides, int32[]."""
-    return largest(jnp.maximum(x[0], x[1]))
+def _piece(slot: Slot, length: jax.Array, left: jax.Array) -> Piece:
+    return Piece(key=slot.key, start=slot.end - slot.size, length=length, id=slot.id, owner=slot.owner, left=left)

@@ -40,9 +40,9 @@ class Kind:
     CANCEL = 6
     """Take `size` from the owner's order `id`, all of it if it has no more left. Side and price are not looked at."""
     MODIFY = 7
-    """Give the owner's order `id` the remaining size `size` and the price `price`. At an unchanged price a smaller size
-    keeps the place in the queue; anything else is a cancel and a new limit order under the same id. Side is not looked
-    at."""
+    """Give the owner's order `id` the remaining size `size` and the price `price`. At an unchanged price a size that does
+    not grow keeps the place in the queue; anything else is a cancel and a new limit order under the same id, and counts as
+    both. Side is not looked at."""
 
 
 class SelfTrade:
@@ -58,7 +58,7 @@ class SelfTrade:
 
 
 class Code:
-    """What became of a message. Anything but `ACCEPTED` left the book as it was."""
+    """What became of a message. Anything but `ACCEPTED` left the book as it was; of several reasons the first counts."""
 
     ACCEPTED = 0
     BAD_KIND = 1
@@ -69,18 +69,18 @@ class Code:
     """Outside the tick window of the book."""
     BAD_OWNER = 5
     """Not within 0..owners-1."""
-    DUPLICATE_ID = 6
-    """An order of this id is resting; ids are unique among the resting orders of a book, whoever owns them."""
-    UNKNOWN_ID = 7
-    NOT_OWNER = 8
-    WOULD_TRADE = 9
-    """A post-only order that crosses."""
-    UNFILLABLE = 10
-    """A fill-or-kill order that cannot be filled whole."""
-    NO_RESERVE = 11
-    """An iceberg, and the side's `reserves` are taken."""
-    BAD_RULE = 12
+    BAD_RULE = 6
     """No such self-trade rule."""
+    DUPLICATE_ID = 7
+    """An order of this id is resting; ids are unique among the resting orders of a book, whoever owns them."""
+    UNKNOWN_ID = 8
+    NOT_OWNER = 9
+    WOULD_TRADE = 10
+    """A post-only order that crosses, be it orders of its own owner."""
+    UNFILLABLE = 11
+    """A fill-or-kill order that cannot be filled whole."""
+    NO_RESERVE = 12
+    """An iceberg that would queue, and the side's `reserves` are taken."""
 
 
 @struct.dataclass
