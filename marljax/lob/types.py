@@ -40,9 +40,9 @@ class Kind:
     CANCEL = 6
     """Take `size` from the owner's order `id`, all of it if it has no more left. Side and price are not looked at."""
     MODIFY = 7
-    """Give the owner's order `id` the remaining size `size` and the price `price`. At an unchanged price a size that does
-    not grow keeps the place in the queue; anything else is a cancel and a new limit order under the same id, and counts as
-    both. Side is not looked at."""
+    """Give the owner's order `id` the remaining size `size` and the price `price`. At an unchanged price a size that
+    does not grow keeps the place in the queue; anything else is a cancel and a new limit order under the same id, and
+    counts as both. Side is not looked at."""
 
 
 class SelfTrade:
@@ -58,7 +58,7 @@ class SelfTrade:
 
 
 class Code:
-    """What became of a message. Anything but `ACCEPTED` left the book as it was; of several reasons the first counts."""
+    """What became of a message. All but `ACCEPTED` leave the book as it was; of several reasons the first counts."""
 
     ACCEPTED = 0
     BAD_KIND = 1
