@@ -351,7 +351,8 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
 def _respond(flow: Flow, book: Book, row: tuple[jax.Array, Any, Arrival]) -> Messages:
     is_agents, draw, arrival = row
     theirs, ours = flow.message(draw, book), orders.message(arrival, book)
-    return jax.tree.map(lambda a, b: jnp.where(is_agents, a, b), ours, theirs)
+    # Computed here once, and not again for every slot that it is compared with.
+    return lax.optimization_barrier(jax.tree.map(lambda a, b: jnp.where(is_agents, a, b), ours, theirs))
 
 
 def look(book: Book, last: Market) -> Market:
