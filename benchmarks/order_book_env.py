@@ -20,7 +20,8 @@ import jax.numpy as jnp
 
 from marljax.envs.environment import sample
 from marljax.envs.opening import order_book_params, run_in
-from marljax.envs.order_book import OrderBookConfig, OrderBookEnv, OrderBookParams
+from marljax.envs.order_book import OrderBookEnv
+from marljax.envs.order_book_types import OrderBookConfig, OrderBookParams
 from marljax.lob import zero_intelligence
 
 CHUNK = 64

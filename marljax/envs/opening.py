@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from marljax.envs.order_book import Flow, Opening, OrderBookEnv, OrderBookParams
+from marljax.envs.order_book import OrderBookEnv
+from marljax.envs.order_book_types import Flow, Opening, OrderBookParams
 from marljax.envs.roles import ROLES
 from marljax.envs.roles.role import Scales, agents
 from marljax.envs.signal import Signal

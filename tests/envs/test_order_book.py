@@ -11,7 +11,7 @@ import pytest
 from marljax.envs import ledger
 from marljax.envs.environment import sample
 from marljax.envs.ledger import product
-from marljax.envs.order_book import OrderBookConfig
+from marljax.envs.order_book_types import OrderBookConfig
 from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.lob import messages

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from marljax.envs.opening import order_book_params
-from marljax.envs.order_book import Opening, OrderBookConfig, OrderBookEnv, OrderBookParams
+from marljax.envs.order_book import OrderBookEnv
+from marljax.envs.order_book_types import Opening, OrderBookConfig, OrderBookParams
 from marljax.envs.roles.role import Scales
 from marljax.lob import flow
 from marljax.lob.messages import nothing, stack

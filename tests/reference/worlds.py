@@ -10,7 +10,8 @@ from marljax.agents.policy import TanhGaussianPolicy
 from marljax.data.schema import MarketData
 from marljax.envs.environment import Environment
 from marljax.envs.opening import order_book_params, run_in
-from marljax.envs.order_book import OrderBookConfig, OrderBookEnv, OrderBookParams
+from marljax.envs.order_book import OrderBookEnv
+from marljax.envs.order_book_types import OrderBookConfig, OrderBookParams
 from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
 from marljax.envs.quoting import QuotingConfig, QuotingEnv, quoting_params
 from marljax.envs.replay import ReplayEnv
