@@ -8,6 +8,7 @@ A flow of orders, a recorded LOBSTER day, or agents in a book of simulated flow.
 every order in its place, agents' orders in their own colour, the last trades, and depth over the whole time.
 """
 
+import contextlib
 import dataclasses
 import functools
 import shutil
@@ -29,10 +30,11 @@ from marljax.data.readers.lobster_messages import RecordedMessages, read_message
 from marljax.data.schema import InputError
 from marljax.envs import orders
 from marljax.envs.opening import order_book_params, run_in
-from marljax.envs.order_book import Opening, OrderBookConfig, OrderBookEnv
+from marljax.envs.order_book import OrderBookEnv
+from marljax.envs.order_book_types import Opening, OrderBookConfig
 from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
-from marljax.evaluation.book_film import Told, record
+from marljax.evaluation.book_film import Film, Told, record
 from marljax.evaluation.book_page import WIDTH, Labels, height, render
 from marljax.lob import fair_value, recorded, zero_intelligence
 from marljax.lob.matching import process
@@ -46,6 +48,8 @@ AGENTS = ("market maker", "execution agent")
 _LONGEST_BLOCK = MAX_MESSAGES - 2 * len(AGENTS)
 _CHUNK = 50
 """Blocks between two lines of progress."""
+_PATIENCE = 120
+"""Seconds that a browser may take for a picture."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +76,7 @@ class WatchConfig:
     html: Path = Path("runs/book.html")
     """The page to write."""
     png: Path | None = None
-    """A picture of the page in the middle of the film; needs Chromium or Chrome."""
+    """A picture of the page near the middle of the film; needs Chromium or Chrome."""
 
     def __post_init__(self) -> None:
         for name, most in (("messages", 50_000), ("shots", 1000), ("depth", 50)):
@@ -106,7 +110,7 @@ def main(config: WatchConfig) -> None:
     write_atomic(config.html, render(film, labels, depth=config.depth).encode())
     print_line(f"[page] {config.html}: {config.html.stat().st_size / 1e6:.1f} MB, {len(film.orders)} shots")
     if browser is not None and config.png is not None:
-        photograph(browser, config.html, len(film.orders) // 2, height(labels), config.png)
+        photograph(browser, config.html, best_shot(film), height(labels), config.png)
         print_line(f"[picture] {config.png}")
 
 
@@ -187,7 +191,7 @@ def agents_book(config: WatchConfig) -> tuple[Told, Labels]:
     params = order_book_params(env, flow, openings, scales, roles={"market_maker": maker, "execution": parent})
     closed_form = MakerParams(
         risk_aversion=jnp.float32(0.002),
-        decay=jnp.float32(0.7),
+        decay=jnp.float32(1.5),
         intensity=jnp.float32(2.0),
         horizon=jnp.float32(1.0),
         size=jnp.float32(15.0),
@@ -258,6 +262,13 @@ def tell(
     return Told(book, of, messages, np.concatenate([part[1] for part in parts]))
 
 
+def best_shot(film: Film) -> int:
+    """The shot nearest the middle of those in which most agents have orders."""
+    agents = np.array([len(np.unique(shot[shot[:, 3] > 0, 3])) for shot in film.orders])
+    shots = np.flatnonzero(agents == agents.max())
+    return int(shots[np.argmin(np.abs(shots - len(agents) // 2))])
+
+
 def find_browser() -> str:
     """Chromium or Chrome. Raises InputError where there is none."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
@@ -270,20 +281,17 @@ def photograph(browser: str, page: Path, shot: int, height: int, png: Path) -> N
     """What a browser draws of a page at one of its shots. Raises InputError where the browser fails."""
     with tempfile.TemporaryDirectory() as folder:
         taken = Path(folder) / "page.png"
-        done = subprocess.run(
-            [
-                browser,
-                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                *(f"--user-data-dir={folder}/profile", "--hide-scrollbars", "--virtual-time-budget=20000"),
-                *(f"--window-size={WIDTH},{height}", f"--screenshot={taken}", f"{page.absolute().as_uri()}#{shot}"),
-            ],
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        if done.returncode or not taken.exists():
-            raise InputError(f"{Path(browser).name} made no picture (exit code {done.returncode})", file=page)
+        command = [
+            browser,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *(f"--user-data-dir={folder}/profile", "--hide-scrollbars", "--virtual-time-budget=20000"),
+            *(f"--window-size={WIDTH},{height}", f"--screenshot={taken}", f"{page.absolute().as_uri()}#{shot}"),
+        ]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)
+        if not taken.exists():
+            raise InputError(f"{Path(browser).name} made no picture of it", file=page)
         write_atomic(png, taken.read_bytes())
 
 

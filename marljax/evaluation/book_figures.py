@@ -84,12 +84,12 @@ def depth_over_time(film: Film, view: View, agents: Sequence[str], tick: str) ->
         y=prices,
         zmin=-top,
         zmax=top,
-        colorscale=[[0, "#dc8b3a"], [0.3, "#f6d6b0"], [0.5, "#ffffff"], [0.7, "#c9daf3"], [1, "#5f8fdb"]],
+        colorscale=[[0, "#5f8fdb"], [0.3, "#c9daf3"], [0.5, "#ffffff"], [0.7, "#f6d6b0"], [1, "#dc8b3a"]],
         hoverinfo="skip",
         colorbar={
             "title": {"text": "lots" if ticks == 1 else f"lots in<br>{ticks} ticks", "side": "top"},
             "tickvals": [*(-v for v in reversed(at)), *at],
-            "ticktext": [*(f"{v:,} ask" for v in reversed(marks)), *(f"{v:,} bid" for v in marks)],
+            "ticktext": [*(f"{v:,} bid" for v in reversed(marks)), *(f"{v:,} ask" for v in marks)],
             "thickness": 12,
             "outlinewidth": 0,
         },
@@ -109,7 +109,10 @@ def depth_over_time(film: Film, view: View, agents: Sequence[str], tick: str) ->
                 mode="lines",
                 line={"color": agent_colour(i), "width": 2, "shape": "hv"},
             )
-    for name, buys, symbol, colour in (("buyer came in", True, "up", BID_DARK), ("seller came in", False, "down", ASK_DARK)):
+    for name, buys, symbol, colour in (
+        ("buyer came in", True, "up", BID_DARK),
+        ("seller came in", False, "down", ASK_DARK),
+    ):
         mine = (film.trade_side == BUY) == buys
         figure.add_scatter(
             x=film.seconds[film.trade_message[mine]],
@@ -159,7 +162,7 @@ def _levels(orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _grid(film: Film, view: View) -> tuple[np.ndarray, int, np.ndarray]:
-    """Prices of the rows [ticks], ticks to a row, and lots int64[rows, shots - 1], those of asks negative.
+    """Prices of the rows [ticks], ticks to a row, and lots int64[rows, shots - 1], those of bids negative.
 
     A column is the book from its shot to the next.
     """
@@ -169,7 +172,7 @@ def _grid(film: Film, view: View) -> tuple[np.ndarray, int, np.ndarray]:
     lots = np.zeros((rows, len(film.orders) - 1), np.int64)
     for column, shot in enumerate(film.orders[:-1]):
         seen = shot[(shot[:, 1] >= low) & (shot[:, 1] <= high)]
-        np.add.at(lots[:, column], (seen[:, 1] - low) // ticks, np.where(seen[:, 0] == 0, seen[:, 2], -seen[:, 2]))
+        np.add.at(lots[:, column], (seen[:, 1] - low) // ticks, np.where(seen[:, 0] == 0, -seen[:, 2], seen[:, 2]))
     return low + ticks * np.arange(rows) + 0.5 * (ticks - 1), ticks, lots
 
 
@@ -183,4 +186,4 @@ def _steps(seconds: np.ndarray, price: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _diameters(lots: np.ndarray) -> np.ndarray:
     """Of markers, in pixels: their areas grow as sizes, but for the smallest and the largest."""
-    return np.round(np.clip(8 * np.sqrt(lots / max(np.median(lots), 1)), 4, 18), 1) if len(lots) else lots
+    return np.round(np.clip(10 * np.sqrt(lots / max(np.median(lots), 1)), 5, 20), 1) if len(lots) else lots

@@ -137,7 +137,7 @@ WIDTH = 1120
 
 def height(labels: Labels) -> int:
     """Of a window of that width which the page fits into, pixels."""
-    return 1330 + (60 + 72 * len(labels.agents) if labels.agents else 0)
+    return 1340 + (60 + 72 * len(labels.agents) if labels.agents else 0)
 
 
 _STYLE = """
@@ -204,7 +204,7 @@ const row = (...cells) => {
   });
 
   const draw = shot => {
-    const {found, level} = orders(shot), centre = film.centre[shot];
+    const {found, level} = orders(shot), centre = film.centre[shot], out = centre - 10 * film.reach;
     for (const bar of bars) Object.assign(bar, {x: [], y: [], base: [], text: []});
     for (const order of found) {
       const bar = bars[order.owner ? order.owner + 1 : order.side];
@@ -214,7 +214,7 @@ const row = (...cells) => {
       bar.text.push(`${film.owners[order.owner]}: ${whole(order.lots)} lots at ${whole(order.price)}` +
         `<br>${whole(order.ahead)} lots ahead at this price`);
     }
-    for (const bar of bars) if (!bar.x.length) Object.assign(bar, {x: [centre], y: [0], base: [0], text: [""]});
+    for (const bar of bars) if (!bar.x.length) Object.assign(bar, {x: [out], y: [1], base: [0], text: [""]});
     queues.xaxis.range = [centre - film.reach - 0.5, centre + film.reach + 0.5];
     queues.yaxis.range = [0, film.highest];
     queues.annotations = [...level].filter(([, lots]) => lots > film.highest).map(([price, lots]) => (
@@ -229,7 +229,8 @@ const row = (...cells) => {
     const [bid, ask] = [best(0), best(1)];
     const quote = (name, order) => order ? `${name} ${whole(level.get(order.price))} lots at ${whole(order.price)}` :
       `no ${name}`;
-    const spread = bid && ask ? ` · spread ${ask.price - bid.price} ${ask.price - bid.price === 1 ? "tick" : "ticks"}` : "";
+    const wide = bid && ask ? ask.price - bid.price : 0;
+    const spread = wide ? ` · spread ${whole(wide)} ${wide === 1 ? "tick" : "ticks"}` : "";
     at("quote").textContent = `${quote("best bid", bid)} · ${quote("best ask", ask)}${spread}`;
     const past = film.trades.filter(trade => trade[0] < messages).slice(-10).reverse();
     let room = 10;
@@ -253,8 +254,8 @@ const row = (...cells) => {
       return lines;
     });
     if (own.length) {
-      const table = document.createElement("table"), heads = row("Agent", "Side", "Lots", "At", "Lots ahead at its price",
-        "Lots ahead in all");
+      const table = document.createElement("table");
+      const heads = row("Agent", "Side", "Lots", "At", "Lots ahead at its price", "Lots ahead in all");
       for (const cell of heads.cells) cell.style.cssText = "color:var(--quiet);font-weight:600;font-size:.8rem";
       table.append(heads, ...own);
       at("own").replaceChildren(table);
