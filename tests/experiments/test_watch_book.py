@@ -97,6 +97,8 @@ def test_a_recorded_day_is_shown_as_it_was(tmp_path):
     (day,) = read_messages([tmp_path])
     config = WatchConfig(source="recorded", path=(tmp_path,), start_row=100, messages=400, shots=50)
     told, labels = watch_book.recorded_book(config)
+    part = watch_book.cut(day, slice(100, 110))
+    assert (len(part), part.first_line) == (10, day.first_line + 100)
     film = record(told)
     assert labels.origin == "recorded"
     assert labels.title == "TEST, 2020-01-02, from row 100"
