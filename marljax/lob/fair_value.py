@@ -6,6 +6,8 @@ and whoever trades against it pays for that. A share of market orders is informe
 moves their way just after them.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -74,7 +76,7 @@ def initial_book(key: jax.Array, params: FairValueParams, config: BookConfig) ->
     far, what, rounding = flow.uniforms(key, 3, 2 * config.slots)
     distance = (params.half_spread + params.depth * flow.exponentials(far)).reshape(2, -1)
     price = jnp.stack([jnp.floor(params.path[0] - distance[0]), jnp.ceil(params.path[0] + distance[1])])
-    picked = params.sizes[(what * params.sizes.shape[0]).astype(jnp.int32)]
+    picked = flow.equally(what, params.sizes)
     size = jnp.maximum(flow.whole(picked, rounding), 1).reshape(2, -1)
     room = jnp.minimum(0.8 * config.slots, 0.9 * params.line / jnp.mean(params.sizes))
     present = jnp.arange(config.slots) < jnp.minimum(params.limit_rate / params.cancel_hazard, room)
@@ -95,8 +97,9 @@ def prepare(
     side = flow.sides(side < jnp.where(is_market, flow.buy_share(jnp.float32(0.5), stress), 0.5))
     informed = is_market & (informed < stress.informed_share)
 
+    path = partial(flow.along, params.path, params.grid)
     elapsed = state.elapsed + seconds
-    followed = stress.volatility * (_at(params, elapsed) - _at(params, state.elapsed)) + stress.drift * seconds
+    followed = stress.volatility * (path(elapsed) - path(state.elapsed)) + stress.drift * seconds
     edges = jnp.cumsum(jnp.where(informed, stress.informed_edge * side, 0.0))
     after = state.fair + followed + edges
     # An informed order arrives before the news that it knows.
@@ -120,21 +123,14 @@ def prepare(
 def message(draw: FairValueDraws, book: Book) -> Messages:
     """What a draw (fields of shape []) asks of the book as it stands."""
     bid, ask = flow.quotes(book, draw.reference)
-    # An empty side has nothing to be arbitraged: it is taken to stand a tick beyond fair value.
     arbitrage = jnp.where(ask < draw.fair, BUY, jnp.where(bid > draw.fair, SELL, 0))
     arbitrage = jnp.where((draw.kind == Kind.MARKET) & ~draw.informed, arbitrage, 0)
     fair = jnp.where(arbitrage == BUY, jnp.floor(draw.fair), jnp.ceil(draw.fair)).astype(jnp.int32)
-    found, id = flow.background_at(book, draw.side, draw.place, worst=-draw.side * flow.DEEPEST)
+    deepest = draw.side * flow.DEEPEST
+    found, id = flow.background_at(book, draw.side, draw.place, deepest, -deepest)
     made = flow.order(draw, draw.price, found, id)
     return made.replace(
         kind=jnp.where(arbitrage != 0, Kind.IMMEDIATE_OR_CANCEL, made.kind),
         side=jnp.where(arbitrage != 0, arbitrage, made.side),
         price=jnp.where(arbitrage != 0, fair, made.price),
     )
-
-
-def _at(params: FairValueParams, seconds: jax.Array) -> jax.Array:
-    """The path at `seconds` float32[...] from its start [ticks]."""
-    at = jnp.clip(seconds / params.grid, 0.0, params.path.shape[0] - 1.0)
-    left = jnp.minimum(at.astype(jnp.int32), params.path.shape[0] - 2)
-    return params.path[left] + (at - left) * (params.path[left + 1] - params.path[left])

@@ -10,8 +10,8 @@ so that prices follow the touch and cancellations hit what is really there, whil
 
 A cancellation points at a place of its side's line, so many lots from the front, and takes the order that stands
 there. With R pointers per second at a line of `line` lots, an order of s lots is cancelled at the rate R s / line,
-however much rests: that is the proportional hazard of Smith et al. (2003) and Cont, Stoikov & Talreja (2010), and it costs one
-masked maximum. A pointer at nothing, or at an order of an agent, is a message of `Kind.NOTHING`.
+however much rests: that is the proportional hazard of Smith et al. (2003) and Cont, Stoikov & Talreja (2010), and it
+costs one masked maximum. A pointer at nothing, or at an order of an agent, is a message of `Kind.NOTHING`.
 """
 
 from typing import NamedTuple
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from marljax.lob.lanes import largest
 from marljax.lob.matching import empty
 from marljax.lob.stress import Stress
 from marljax.lob.types import BUY, MAX_PRICE, MAX_SIZE, SELL, Book, BookConfig, Kind, Messages, SelfTrade
@@ -47,7 +48,7 @@ class Draws:
     size: jax.Array  # int32[n] lots
     id: jax.Array  # int32[n] of a new order
     place: jax.Array  # int32[n] lots from the front of its side's line at which a cancellation points
-    reference: jax.Array  # int32[n] ticks, where quotes are taken to stand while a side is empty
+    reference: jax.Array  # int32[n] ticks, where quotes are taken to stand while the book is empty
 
 
 class Quotes(NamedTuple):
@@ -58,23 +59,26 @@ class Quotes(NamedTuple):
 
 
 def quotes(book: Book, reference: jax.Array) -> Quotes:
-    """The touch. A side without orders is taken to stand at `reference` [ticks], or just beyond the other side."""
+    """The touch. A side without orders is taken to stand a tick beyond the other, and an empty book at `reference`."""
     alive = book.end > book.consumed[:, None]
-    best = lax.optimization_barrier(-_largest(jnp.where(alive, -book.key, -_FAR)))
-    bid, ask = -(best[0] >> 1), best[1] >> 1
+    best = lax.optimization_barrier(-largest(jnp.where(alive, -book.key, -_FAR)))
     no_bid, no_ask = best[0] == _FAR, best[1] == _FAR
-    bid, ask = jnp.where(no_bid, reference - 1, bid), jnp.where(no_ask, reference + 1, ask)
-    return Quotes(jnp.where(no_bid, jnp.minimum(bid, ask - 1), bid), jnp.where(no_ask, jnp.maximum(ask, bid + 1), ask))
+    bid, ask = -(best[0] >> 1), best[1] >> 1
+    ask = jnp.where(no_ask, jnp.where(no_bid, reference, bid) + 1, ask)
+    return Quotes(bid=jnp.where(no_bid, ask - 1, bid), ask=ask)
 
 
-def background_at(book: Book, side: jax.Array, place: jax.Array, worst: jax.Array) -> tuple[jax.Array, jax.Array]:
+def background_at(
+    book: Book, side: jax.Array, place: jax.Array, best: jax.Array, worst: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """The background's order at a place of a side's line.
 
     Args:
         book: as it stands.
         side: int32[] BUY or SELL.
         place: int32[] lots from the front.
-        worst: int32[] ticks, an order at a worse price is left alone.
+        best: int32[] ticks, an order at a better price is left alone,
+        worst: int32[] ticks, and one at a worse price.
 
     Returns:
         found bool[], and its id int32[].
@@ -82,9 +86,10 @@ def background_at(book: Book, side: jax.Array, place: jax.Array, worst: jax.Arra
     # Both sides, the other one masked: cheaper than to gather the rows of one.
     mine = jnp.array([[BUY], [SELL]], jnp.int32) == side
     start = book.end - book.size - book.consumed[:, None]
-    here = (start <= place) & (start + book.size > place) & (book.key <= -2 * side * worst)
-    chosen = _largest(jnp.where(mine & here & (book.owner == BACKGROUND), book.id, _NO_ORDER))
-    chosen = lax.optimization_barrier(jnp.max(chosen))
+    here = (start <= place) & (start + book.size > place)
+    here = here & (book.key >= -2 * side * best) & (book.key <= -2 * side * worst)
+    candidates = jnp.where(mine & here & (book.owner == BACKGROUND), book.id, _NO_ORDER)
+    chosen = lax.optimization_barrier(largest(jnp.maximum(candidates[0], candidates[1])))
     return chosen != _NO_ORDER, chosen
 
 
@@ -153,6 +158,18 @@ def survives(uniform: jax.Array, hazard: jax.Array) -> jax.Array:
     return jnp.where(reached == hazard.shape[0], DEEPEST, reached)
 
 
+def along(values: jax.Array, grid: jax.Array, seconds: jax.Array) -> jax.Array:
+    """`values` float32[T >= 2], one each `grid` seconds, at `seconds`: linear in between, constant beyond the ends."""
+    at = jnp.clip(seconds / grid, 0.0, values.shape[0] - 1.0)
+    left = jnp.minimum(at.astype(jnp.int32), values.shape[0] - 2)
+    return values[left] + (at - left) * (values[left + 1] - values[left])
+
+
+def equally(uniform: jax.Array, values: jax.Array) -> jax.Array:
+    """Each of `values` [q] with the same probability; uniform float32[n]."""
+    return values[(uniform * values.shape[0]).astype(jnp.int32)]
+
+
 def whole(amount: jax.Array, uniform: jax.Array) -> jax.Array:
     """int32 amounts rounded up or down at random, right in the mean."""
     return jnp.floor(amount + uniform).astype(jnp.int32)
@@ -160,8 +177,7 @@ def whole(amount: jax.Array, uniform: jax.Array) -> jax.Array:
 
 def lots(uniform: jax.Array, sizes: jax.Array, rounding: jax.Array, stress: Stress) -> jax.Array:
     """Sizes int32[n] lots, of `sizes` float32[q] equally likely, times the stress; uniform, rounding float32[n]."""
-    picked = sizes[(uniform * sizes.shape[0]).astype(jnp.int32)]
-    return jnp.clip(whole(picked * stress.size, rounding), 1, MAX_SIZE)
+    return jnp.clip(whole(equally(uniform, sizes) * stress.size, rounding), 1, MAX_SIZE)
 
 
 def buy_share(share: jax.Array, stress: Stress) -> jax.Array:
@@ -174,14 +190,19 @@ def stressed_rates(calm: jax.Array, stress: Stress) -> jax.Array:
     """Rates float32[3] of limit orders, market orders and cancellations under stress. While nothing is matched, or
     everything has stopped, those of calm: time goes on, and `kinds` has no message in it."""
     rates = calm * jnp.stack([stress.limit_rate, stress.market_rate, stress.cancel_rate])
-    return jnp.where(_stopped(calm, stress), calm, rates)
+    return jnp.where(stopped(rates, stress), calm, rates)
 
 
 def kinds(uniform: jax.Array, calm: jax.Array, stress: Stress) -> jax.Array:
     """Kinds int32[n] of messages that arrive at `stressed_rates`; NOTHING while there are none."""
-    of = jnp.array([Kind.LIMIT, Kind.MARKET, Kind.CANCEL], jnp.int32)
-    kind = of[choose(uniform, stressed_rates(calm, stress))]
-    return jnp.where(_stopped(calm, stress), Kind.NOTHING, kind)
+    rates = calm * jnp.stack([stress.limit_rate, stress.market_rate, stress.cancel_rate])
+    kind = jnp.array([Kind.LIMIT, Kind.MARKET, Kind.CANCEL], jnp.int32)[choose(uniform, rates)]
+    return jnp.where(stopped(rates, stress), Kind.NOTHING, kind)
+
+
+def stopped(rates: jax.Array, stress: Stress) -> jax.Array:
+    """bool[] whether no message arrives: the market is halted, or no rate is left."""
+    return (stress.halted >= 0.5) | (jnp.sum(rates) <= 0.0)
 
 
 def filled(config: BookConfig, price: jax.Array, size: jax.Array) -> Book:
@@ -213,16 +234,3 @@ def filled(config: BookConfig, price: jax.Array, size: jax.Array) -> Book:
 def sides(buys: jax.Array) -> jax.Array:
     """int32 BUY where `buys`, else SELL."""
     return jnp.where(buys, BUY, SELL)
-
-
-def _largest(x: jax.Array) -> jax.Array:
-    """Maximum over the slots, the last axis; halved first, for XLA's CPU backend reduces it one by one."""
-    for _ in range(2):
-        half = x.shape[-1] // 2
-        x = jnp.maximum(x[..., :half], x[..., half:])
-    return jnp.max(x, -1)
-
-
-def _stopped(calm: jax.Array, stress: Stress) -> jax.Array:
-    rates = calm * jnp.stack([stress.limit_rate, stress.market_rate, stress.cancel_rate])
-    return (stress.halted >= 0.5) | (jnp.sum(rates) <= 0.0)

@@ -25,7 +25,7 @@ class ZeroIntelligenceParams:
     )  # float32[D] 1/s at which an order of mean size is cancelled, others as their size, not rising; deeper, the last
     sizes: jax.Array  # float32[Q] lots of limit and market orders, equally likely
     line: jax.Array  # float32[] lots of a side that cancellations reach; should exceed what rests
-    reference: jax.Array  # int32[] ticks, price of the first book and of a side that is empty
+    reference: jax.Array  # int32[] ticks, price of the first book and of one that is empty
 
 
 @struct.dataclass
@@ -77,7 +77,7 @@ def initial_book(key: jax.Array, params: ZeroIntelligenceParams, config: BookCon
     # Orders that arrive and lots that leave balance where rate x size = hazard x lots.
     resting = params.limit_rate / params.cancel_hazard
     distance = 1 + flow.choose(where, resting)
-    calm_size = jnp.maximum(flow.whole(params.sizes[(what * params.sizes.shape[0]).astype(jnp.int32)], rounding), 1)
+    calm_size = jnp.maximum(flow.whole(flow.equally(what, params.sizes), rounding), 1)
     reachable = jnp.minimum(0.8 * config.slots, 0.9 * params.line / mean_size)
     present = jnp.arange(config.slots) < jnp.minimum(jnp.sum(resting), reachable)
     distance, size = distance.reshape(2, -1), jnp.where(present, calm_size.reshape(2, -1), 0)
@@ -118,5 +118,6 @@ def message(draw: ZeroIntelligenceDraws, book: Book) -> Messages:
     bid, ask = flow.quotes(book, draw.reference)
     opposite = jnp.where(draw.side == BUY, ask, bid)
     price = opposite - draw.side * draw.distance
-    found, id = flow.background_at(book, draw.side, draw.place, worst=opposite - draw.side * draw.within)
+    worst = opposite - draw.side * draw.within
+    found, id = flow.background_at(book, draw.side, draw.place, opposite, worst)
     return flow.order(draw, price, found, id)
