@@ -110,8 +110,12 @@ class Environment(abc.ABC, Generic[State, Params]):
         """
         step_key, reset_key = jax.random.split(key)
         final_obs, state, reward, terminated, truncated, info = self.step_env(step_key, state, action, params)
-        first_obs, first_state = self.reset_env(reset_key, params)
-        done = over(terminated, truncated)
-        state = jax.tree.map(lambda new, old: jnp.where(done, new, old), first_state, state)
-        obs = jax.tree.map(lambda new, old: jnp.where(done, new, old), first_obs, final_obs)
+
+        def renew(_: tuple[Arrays, State, jax.Array]) -> tuple[Arrays, State, jax.Array]:
+            return *self.reset_env(reset_key, params), jnp.zeros((), bool)
+
+        # A loop of at most one round: under `vmap` nothing is reset in a step at which no episode ends.
+        obs, state, _ = jax.lax.while_loop(
+            lambda carry: carry[2], renew, (final_obs, state, over(terminated, truncated))
+        )
         return obs, state, reward, terminated, truncated, info | {"final_obs": final_obs}
