@@ -34,25 +34,28 @@ class Tuning:
 
     limit_rate: float = 0.75
     """Factor of the mean rate of limit orders behind the best quote: some that want to improve stay behind, too."""
-    improve_rate: float = 1.4
+    improve_rate: float = 1.45
     """Factor of the mean rate of orders that improve: at a narrow spread most of them do not."""
-    cancel_rate: float = 1.25
+    cancel_rate: float = 1.3
     """Factor of the mean rate of cancellations behind the best quote: some find nothing."""
-    retreat_rate: float = 1.1
+    retreat_rate: float = 1.13
     """Factor of the mean rate of cancellations at the best quote."""
-    market_rate: float = 1.6
+    market_rate: float = 1.3
     """Factor of the mean rate of market orders: some shun the spread."""
-    patience: float = 0.5
+    patience: float = 0.17
     """Exponent of the estimated rate of market orders in a spread, relative to that in a spread of five ticks."""
     slow: float = 0.8
     """Factor of all branching of the slowest kernel; baselines make up for it."""
     middle: float = 1.1
     """The same of the next kernel."""
-    follow: float = 1.45
+    follow: float = 1.42
     """Factor of branching from a market order to improvements of its side and retreats of the other."""
-    flicker: float = 0.45
+    flicker: float = 0.35
     """Factor of branching from an improvement to a retreat of its side."""
-    run: float = 1.02
+    momentum: float = 0.8
+    """Share of branching in the two slowest kernels, from events that move the price down to ones that move it up, that
+    goes to the mirrored cause instead; the other way round likewise. Rates stay as the sides are alike."""
+    run: float = 1.1
     """Factor of branching from market orders to those of their side, at an unchanged rate of market orders."""
     run_kernels: tuple[float, ...] = (0.1, 0.2, 1.2, 1.5)
     """Weights by which that branching is shifted between the kernels, the slowest first."""
@@ -60,15 +63,15 @@ class Tuning:
     """Lots of a side that cancellations point at."""
     to_front: float = 2.5
     """They point uniform^to_front of the line from its front."""
-    spare: float = 0.5
+    spare: float = 0.48
     """Share of cancellations other than retreats that leave orders at the best quote alone."""
     sweep: float = 0.0
     """Share of market orders that go beyond the best quote."""
-    width: tuple[float, ...] = (3.6, 1.8, 1.45, 1.2, 1.15, 1.15, 1.15, 1.1, 1.1, 1.1, 1.1, 1.0, 0.9, 0.7)
+    width: tuple[float, ...] = (3.8, 1.8, 1.45, 1.2, 1.15, 1.15, 1.15, 1.1, 1.1, 1.1, 1.1, 1.0, 0.9, 0.7)
     """Factor of distances behind the best quote, each half hour from the start."""
     limit_activity: tuple[float, ...] = (1.1, 1.25, 1.3, 1.1, 0.95, 0.8, 0.8, 0.75, 0.85, 0.9, 0.9, 1.0, 1.2, 1.6)
     """Factor of the rates of limit orders and cancellations, each half hour from the start."""
-    market_activity: tuple[float, ...] = (1.0, 0.85, 0.85, 1.0, 1.0, 0.8, 0.8, 0.75, 0.75, 0.75, 0.8, 1.0, 1.8, 5.6)
+    market_activity: tuple[float, ...] = (1.4, 0.85, 0.85, 1.0, 1.0, 0.8, 0.8, 0.75, 0.75, 0.75, 0.8, 1.0, 1.8, 6.0)
     """The same of market orders."""
     half_spread: float = 12.0
     """Of the first book [ticks]."""
@@ -183,6 +186,18 @@ def _tuned(baseline: np.ndarray, decay: np.ndarray, branching: np.ndarray, tunin
         branching[:, at[f"improve_{side}"], market] *= tuning.follow
         branching[:, at[f"retreat_{other}"], market] *= tuning.follow
         branching[:, at[f"retreat_{side}"], at[f"improve_{side}"]] *= tuning.flicker
+        for effect in (f"improve_{side}", f"retreat_{other}"):
+            for kind, upward in (
+                ("limit", side),
+                ("cancel", other),
+                ("market", side),
+                ("improve", side),
+                ("retreat", other),
+            ):
+                downward = other if upward == side else side
+                shift = tuning.momentum * branching[:2, at[effect], at[f"{kind}_{downward}"]]
+                branching[:2, at[effect], at[f"{kind}_{downward}"]] -= shift
+                branching[:2, at[effect], at[f"{kind}_{upward}"]] += shift
     baseline = (one - branching.sum(0)) @ rates
     for side in ("buy", "sell"):
         i = at[f"market_{side}"]
