@@ -36,7 +36,7 @@ from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.evaluation.book_film import Film, Told, record
 from marljax.evaluation.book_page import WIDTH, Labels, height, render
-from marljax.lob import fair_value, recorded, zero_intelligence
+from marljax.lob import fair_value, hawkes, hawkes_market, recorded, zero_intelligence
 from marljax.lob.matching import process
 from marljax.lob.stress import calm
 from marljax.lob.types import MAX_MESSAGES, BookConfig
@@ -45,6 +45,7 @@ from marljax.runtime.artefacts import write_atomic
 from marljax.runtime.progress import print_line
 
 AGENTS = ("market maker", "execution agent")
+_FLOWS = {"zero-intelligence": "zero intelligence", "hawkes": "Hawkes", "fair-value": "fair value"}
 _LONGEST_BLOCK = MAX_MESSAGES - 2 * len(AGENTS)
 _CHUNK = 50
 """Blocks between two lines of progress."""
@@ -58,7 +59,7 @@ class WatchConfig:
 
     preset: Literal["standard"] = "standard"
     """Values which the other flags change."""
-    source: Literal["zero-intelligence", "fair-value", "agents", "recorded"] = "zero-intelligence"
+    source: Literal["zero-intelligence", "hawkes", "fair-value", "agents", "recorded"] = "zero-intelligence"
     """Who writes the messages: a model of order flow, a market maker and an execution agent in a book of zero
     intelligence, or a LOBSTER file."""
     path: tuple[Path, ...] = ()
@@ -117,14 +118,15 @@ def main(config: WatchConfig) -> None:
 def simulated_book(config: WatchConfig) -> tuple[Told, Labels]:
     """A book in which a model of order flow trades with itself."""
     path_key, opening_key, key = jax.random.split(jax.random.key(config.seed), 3)
+    model, params = zero_intelligence, zero_intelligence.typical()
     if config.source == "fair-value":
         model, params = fair_value, fair_value.typical(random_walk(path_key))
-    else:
-        model, params = zero_intelligence, zero_intelligence.typical()
+    elif config.source == "hawkes":
+        model, params = hawkes, hawkes_market.load()
     book_config = BookConfig(owners=1)
     openings, _ = run_in(opening_key, model, params, book_config, count=1, blocks=20)
     told = background(config, key, model, params, book_config, jax.tree.map(lambda x: x[0], openings))
-    return told, Labels(f"An order book of {config.source.replace('-', ' ')} flow", "simulated")
+    return told, Labels(f"An order book of {_FLOWS[config.source]} flow", "simulated")
 
 
 def recorded_book(config: WatchConfig) -> tuple[Told, Labels]:
