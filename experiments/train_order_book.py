@@ -26,7 +26,7 @@ import numpy as np
 from command import run
 from marljax.data.limits import require_counts
 from marljax.data.schema import InputError
-from marljax.envs.order_book import OrderBookEnv, OrderBookParams
+from marljax.envs.order_book import OrderBookParams
 from marljax.envs.roles import ROLES
 from marljax.runtime.artefacts import jsonable, named_leaves, write_atomic, write_json
 from marljax.runtime.config import to_json
@@ -39,13 +39,14 @@ from stages.order_book import (
     LEARNED,
     MAKER,
     OTHER,
-    Contest,
+    CorrectedParams,
     LeagueConfig,
     Training,
     WorldConfig,
     market,
 )
-from stages.order_book_benchmarks import BenchmarkConfig, Judge, strategies, tune
+from stages.order_book_benchmarks import BenchmarkConfig, strategies, tune
+from stages.order_book_contest import Contest, Judge
 from stages.order_book_report import compare, render
 
 
@@ -140,9 +141,7 @@ def main(config: OrderBookTraining) -> None:
     )
     print_line("[market] simulated: orders of zero intelligence; compiling and running in")
     env, worlds = market(config.world, keys.market)
-    fresh = {role: config.league.policy(role).init(jax.random.key(0), len(ROLES[role].OBSERVATION)) for role in OTHER}
-    contest = Contest(env, tuple((role, config.league.policy(role)) for role in OTHER))
-    judge = Judge(contest, fresh, config.batch)
+    judge = Judge(Contest(env), config.batch)
     cache = StageCache(folder, context={"seed": config.seed}, sources=[Path(__file__)])
 
     done: dict[str, Stage[Artefact]] = {}
@@ -151,13 +150,15 @@ def main(config: OrderBookTraining) -> None:
     done["benchmarks"] = cache.run("benchmarks", inputs, tuned)
     found = done["benchmarks"].value.metadata
     classical = _classical(worlds["train"], found)
+    training = Training(env, config.league, tuple(sorted(found["best"].items())))
+    judge = Judge(Contest(env, tuple((role, training.policy(role)) for role in OTHER)), config.batch)
     inputs = {"benchmarks": done["benchmarks"].key, "league": config.league}
     done["training"] = cache.run(
         "training",
         inputs,
-        lambda checkpoints: _train(config, keys, env, worlds["train"], classical, checkpoints, folder),
+        lambda checkpoints: _train(config, keys, training, worlds["train"], classical, checkpoints, folder),
     )
-    learned = _policies(done["training"].value, fresh)
+    learned = _learned(training, done["training"].value, classical)
     inputs = {"training": done["training"].key, "episodes": config.evaluation_episodes, "on": config.evaluate_on}
     done["comparison"] = cache.run(
         "comparison",
@@ -191,11 +192,15 @@ def _tune(config: OrderBookTraining, keys: Keys, judge: Judge, world: OrderBookP
     horizon = float(np.mean(seen["seconds"]))
     order_seconds = horizon * config.world.execution.deadline / config.world.episode_steps
     _params, searched = tune(judge, at, world, config.benchmarks, horizon, order_seconds)
-    points = {name: row["point"] for name, row in searched.items()}
-    values = {name: abs(row["value"]) if row["role"] == EXECUTION else row["value"] for name, row in searched.items()}
-    return Artefact(
-        {}, jsonable({"horizon": horizon, "order_seconds": order_seconds, "points": points, "values": values})
-    )
+    found = {
+        "horizon": horizon,
+        "order_seconds": order_seconds,
+        "points": {name: row["point"] for name, row in searched.items()},
+        # Shortfall is what is little of, and was negated for the search.
+        "values": {name: -row["value"] if row["role"] == EXECUTION else row["value"] for name, row in searched.items()},
+        "best": {role: max(CLASSICAL[role], key=lambda name: searched[name]["value"]) for role in OTHER},
+    }
+    return Artefact({}, jsonable(found))
 
 
 def _classical(world: OrderBookParams, found: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -212,14 +217,13 @@ def _classical(world: OrderBookParams, found: dict[str, Any]) -> dict[str, tuple
 def _train(
     config: OrderBookTraining,
     keys: Keys,
-    env: OrderBookEnv,
+    training: Training,
     world: OrderBookParams,
     classical: dict[str, tuple[Any, ...]],
     checkpoints: Path,
     folder: Path,
 ) -> Artefact:
     """Policies with leaves [seeds, ...], and curves {metric: [chunk][seed]}."""
-    training = Training(env, config.league)
     print_line(f"[training] {config.league.seeds} seeds of both agents; compiling")
     init = jax.jit(jax.vmap(training.init, (0, None, None)))
     league = init(jax.random.split(keys.training, config.league.seeds), world, classical)
@@ -245,9 +249,26 @@ def _train(
     return Artefact({name: np.asarray(x) for name, x in named_leaves(policies).items()}, {"curves": curves})
 
 
-def _policies(artefact: Artefact, fresh: dict[str, Any]) -> dict[str, Any]:
-    leaves = [jnp.asarray(artefact.arrays[name]) for name in named_leaves(fresh)]
-    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+def _learned(
+    training: Training, artefact: Artefact, classical: dict[str, tuple[Any, ...]]
+) -> list[dict[str, CorrectedParams]]:
+    """What every seed's agents have become."""
+    like = {
+        role: jax.eval_shape(
+            lambda key, role=role: training.config.policy(role).init(key, len(ROLES[role].OBSERVATION)),
+            jax.random.key(0),
+        )
+        for role in OTHER
+    }
+    leaves = [jnp.asarray(artefact.arrays[name]) for name in named_leaves(like)]
+    stacked = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return [
+        {
+            role: training.corrected(role, classical, jax.tree.map(lambda x, s=seed: x[s], stacked[role]))
+            for role in OTHER
+        }
+        for seed in range(training.config.seeds)
+    ]
 
 
 def _compare(
@@ -256,7 +277,7 @@ def _compare(
     judge: Judge,
     world: OrderBookParams,
     classical: dict[str, tuple[Any, ...]],
-    learned: dict[str, Any],
+    learned: list[dict[str, CorrectedParams]],
 ) -> Artefact:
     """Every maker against every schedule on the same episodes; every seed has its own."""
     key = getattr(keys, config.evaluate_on)
@@ -268,8 +289,7 @@ def _compare(
             for seed in range(config.league.seeds):
                 # Offset, so that validation episodes of the comparison are none of the tuning's.
                 episodes = jax.random.split(jax.random.fold_in(key, 1000 + seed), config.evaluation_episodes)
-                own = {role: jax.tree.map(lambda x, s=seed: x[s], learned[role]) for role in OTHER}
-                players = judge.players(classical, {MAKER: [maker], EXECUTION: [schedule]}, own)
+                players = judge.players(classical, {MAKER: [maker], EXECUTION: [schedule]}, learned[seed])
                 outcomes, seen = judge.play(episodes, world, players)
                 for name, values in outcomes.items():
                     means.setdefault(name, []).append(float(np.mean(values)))
@@ -305,7 +325,7 @@ def _summary(config: OrderBookTraining, world: OrderBookParams, done: dict[str, 
         "tick_value": float(world.tick_value),
         "parent": config.world.execution.parent,
         "scales": {name: float(value) for name, value in vars(world.scales).items()},
-        "benchmarks": {"points": found["points"], "values": found["values"]},
+        "benchmarks": {name: found[name] for name in ("points", "values", "best")},
         "cells": cells,
         "differences": differences,
         "findings": findings,

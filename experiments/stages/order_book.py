@@ -1,9 +1,11 @@
-"""A market maker and an execution agent in one book: their market, whom they meet, how they learn, what they are worth.
+"""A market maker and an execution agent in one book: their market, whom they meet, and how they learn.
 
-Both learn by PPO, each in an environment of its own in which the other follows a `Population`: one of several policies,
-drawn for every episode. In the first round these are the classical strategies, later on also the learned counterpart as
-it was at the end of every earlier round (fictitious play, Heinrich, Lanctot & Silver 2015). Seeds never meet each
-other, so that what they reach are independent results.
+Each learns by PPO to correct the best classical strategy of its role (residual policy learning, Silver et al. 2018): it
+begins as that strategy with some noise, and not as one that loses its place in the queue with every action. Meanwhile
+the other role is played by a `Population`: one of several policies, drawn for every episode. In the first round these
+are the classical strategies, later on also the learned counterpart as it was at the end of every earlier round
+(fictitious play, Heinrich, Lanctot & Silver 2015). Seeds never meet each other, so that what they reach are independent
+results.
 """
 
 import dataclasses
@@ -17,14 +19,15 @@ from marljax.agents.classical.execution import TWAP, VWAP, AlmgrenChriss
 from marljax.agents.classical.market_making import AvellanedaStoikov, GueantLehalleFernandezTapia
 from marljax.agents.policy import PolicyParams, TanhGaussianPolicy
 from marljax.agents.ppo import PPO, PPOConfig, PPORunner
-from marljax.data.limits import require, require_counts, require_shares
+from marljax.data.limits import require, require_counts, require_positive, require_shares
 from marljax.data.schema import InputError
+from marljax.envs.environment import Step
 from marljax.envs.opening import order_book_params, run_in
 from marljax.envs.order_book import OrderBookConfig, OrderBookEnv, OrderBookParams
 from marljax.envs.roles import ROLES
 from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
-from marljax.envs.single_role import Policy, SingleRole, SingleRoleParams
+from marljax.envs.single_role import Policy, SingleRole, SingleRoleParams, SingleRoleState
 from marljax.lob import zero_intelligence
 
 MAKER, EXECUTION = "market_maker", "execution"
@@ -41,11 +44,11 @@ LEARNED = "learned"
 class WorldConfig:
     """The simulated market, and the rules of its two agents."""
 
-    messages: int = 20
+    messages: int = 40
     """Background messages in a step, after which both agents decide anew [count]."""
     slots: int = 64
     """Orders that can rest on one side of the book [count]."""
-    episode_steps: int = 200
+    episode_steps: int = 100
     """Length of an episode [steps]."""
     distances: int = 10
     """Distances from the opposite best quote at which the background's limit orders arrive [ticks]."""
@@ -53,10 +56,10 @@ class WorldConfig:
     """Markets, run in beforehand, of which an episode starts from one; as many each for training, validation and test
     [count]."""
     market_maker: MarketMakerParams = MarketMakerParams(
-        furthest=3.5, skew=3.0, largest=4, max_position=12, aversion=5e-5
+        nearest=0.0, furthest=1.5, skew=1.0, largest=4, max_position=12, aversion=5e-5
     )
     execution: ExecutionParams = ExecutionParams(
-        parent=12, deadline=180, largest=0.25, behind=2.0, through=2.0, penalty=0.05
+        parent=12, deadline=90, largest=0.25, behind=1.0, through=1.0, penalty=0.05
     )
 
     def __post_init__(self) -> None:
@@ -84,12 +87,15 @@ class LeagueConfig:
     counterpart [count]."""
     classical_share: float = 0.5
     """Share of episodes against classical opponents after the first round [1]."""
+    reach: float = 1.0
+    """How far a learned action may be from that of the classical strategy it corrects [half an action's range]."""
     market_maker: PPOConfig = PPOConfig(n_envs=64, n_steps=64, reward_scale=20.0)
     execution: PPOConfig = PPOConfig(n_envs=64, n_steps=64, reward_scale=20.0)
 
     def __post_init__(self) -> None:
         require_counts(self, "seeds", "chunks", "rounds")
         require_shares(self, "classical_share")
+        require_positive(self, "reach")
         require(self, "no more than chunks", lambda rounds: rounds <= self.chunks, "rounds")
 
     @property
@@ -158,6 +164,55 @@ class Population:
 
 
 @struct.dataclass
+class CorrectedParams:
+    """What a corrected strategy needs."""
+
+    base: Any  # the params of the classical strategy
+    reach: jax.Array  # float32[] of the correction
+    learned: PolicyParams
+
+    def act(self, base: Policy, obs: jax.Array, correction: jax.Array) -> jax.Array:
+        """The corrected action, float32[A] in [-1, 1]. Classical strategies of both roles remember nothing."""
+        action, _ = base.apply(self.base, obs, base.init_carry(), jax.random.key(0), True)
+        return jnp.clip(action + self.reach * correction, -1.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrected:
+    """A classical strategy whose action a learned policy corrects."""
+
+    base: Policy
+    learned: TanhGaussianPolicy
+
+    def init_carry(self) -> tuple[()]:
+        return ()
+
+    def apply(
+        self, params: CorrectedParams, obs: jax.Array, carry: tuple[()], key: jax.Array, deterministic: bool | jax.Array
+    ) -> tuple[jax.Array, tuple[()]]:
+        correction, carry = self.learned.apply(params.learned, obs, carry, key, deterministic)
+        return params.act(self.base, obs, correction), carry
+
+
+@struct.dataclass
+class CorrectedRoleParams(SingleRoleParams):
+    """The params of the env of one agent, and those of the strategy that it corrects."""
+
+    correction: CorrectedParams  # but for `learned`, which is what learns
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrectedRole(SingleRole):
+    """One agent's env, in which actions are corrections."""
+
+    base: Policy
+
+    def step_env(self, key: jax.Array, state: SingleRoleState, action: jax.Array, params: CorrectedRoleParams) -> Step:
+        obs = state.obs[self.role][self.agent]
+        return super().step_env(key, state, params.correction.act(self.base, obs, action), params)
+
+
+@struct.dataclass
 class League:
     """Everything that learning changes, of one seed."""
 
@@ -172,13 +227,26 @@ class Training:
 
     env: OrderBookEnv
     config: LeagueConfig
+    bases: tuple[tuple[str, str], ...]  # role and name of the strategy that it corrects
+
+    def base(self, role: str, classical: dict[str, tuple[Any, ...]]) -> Any:
+        """The params of the strategy that a role corrects."""
+        return classical[role][list(CLASSICAL[role]).index(dict(self.bases)[role])]
+
+    def policy(self, role: str) -> Corrected:
+        return Corrected(CLASSICAL[role][dict(self.bases)[role]], self.config.policy(role))
 
     def learner(self, role: str) -> PPO:
         """PPO for one role, the other played by a population."""
         other = OTHER[role]
-        past = (self.config.policy(other),) * (self.config.rounds - 1)
+        past = (self.policy(other),) * (self.config.rounds - 1)
         population = Population((*CLASSICAL[other].values(), *past))
-        return PPO(SingleRole(self.env, role, 0, ((other, population),)), self.config.ppo[role])
+        env = CorrectedRole(self.env, role, 0, ((other, population),), self.policy(role).base)
+        return PPO(env, self.config.ppo[role])
+
+    def corrected(self, role: str, classical: dict[str, tuple[Any, ...]], learned: PolicyParams) -> CorrectedParams:
+        """The params of `policy`."""
+        return CorrectedParams(self.base(role, classical), jnp.float32(self.config.reach), learned)
 
     def init(self, key: jax.Array, world: OrderBookParams, classical: dict[str, tuple[Any, ...]]) -> League:
         keys = dict(zip(OTHER, jax.random.split(key), strict=True))
@@ -215,7 +283,7 @@ class Training:
         classical: dict[str, tuple[Any, ...]],
         past: dict[str, PolicyParams],
         round_: jax.Array,
-    ) -> SingleRoleParams:
+    ) -> CorrectedRoleParams:
         """The env's params in a round: classical opponents equally often, and earlier selves equally often."""
         other, n_past = OTHER[role], self.config.rounds - 1
         met = jnp.arange(n_past) < round_
@@ -224,93 +292,8 @@ class Training:
         weights = jnp.concatenate(
             [jnp.full(n_classical, share / n_classical), jnp.where(met, (1.0 - share) / jnp.maximum(round_, 1), 0.0)]
         )
-        earlier = (jax.tree.map(lambda x, i=i: x[i], past[other]) for i in range(n_past))
-        return SingleRoleParams(world, {other: PopulationParams(weights, (*classical[other], *earlier))})
-
-
-@struct.dataclass
-class Outcome:
-    """What one episode came to."""
-
-    profit: jax.Array  # float32[] currency, of the market maker, net of fees, its inventory at the mid
-    adjusted: jax.Array  # float32[] currency, the same less the charge on inventory: the sum of its rewards
-    shortfall: jax.Array  # float32[] ticks per lot of the parent order, cost against the arrival price, net of fees
-    inventory: jax.Array  # float32[] lots, mean absolute position of the market maker
-    swept: jax.Array  # float32[] fraction of the parent that was left for the closing order
-    seconds: jax.Array  # float32[] of the market
-
-
-@struct.dataclass
-class Moment:
-    """The market after a step, for a picture. Quotes are NaN where there is none."""
-
-    seconds: jax.Array  # float32[] since the episode's start
-    touch: jax.Array  # float32[2] ticks, best bid and ask
-    quotes: jax.Array  # float32[2] ticks, of the market maker
-    order: jax.Array  # float32[] ticks, of the execution agent
-    inventory: jax.Array  # int32[] lots
-    left: jax.Array  # float32[] fraction of the parent
-
-
-@dataclasses.dataclass(frozen=True)
-class Contest:
-    """Episodes between a policy of each role, over given keys: equal keys are equal markets, whoever plays."""
-
-    env: OrderBookEnv
-    learned: tuple[tuple[str, Policy], ...]
-
-    def population(self, role: str) -> Population:
-        """The classical policies and the learned one."""
-        return Population((*CLASSICAL[role].values(), dict(self.learned)[role]))
-
-    def play(
-        self, keys: jax.Array, world: OrderBookParams, players: dict[str, PopulationParams]
-    ) -> tuple[Outcome, Moment]:
-        """Outcomes [E] of episodes with `keys` [E], and the moments [T] of the first."""
-        outcomes, moments = jax.vmap(self._episode, (0, None, None))(keys, world, players)
-        return outcomes, jax.tree.map(lambda x: x[0], moments)
-
-    def _episode(
-        self, key: jax.Array, world: OrderBookParams, players: dict[str, PopulationParams]
-    ) -> tuple[Outcome, Moment]:
-        reset_key, key = jax.random.split(key)
-        obs, state = self.env.reset_env(reset_key, world)
-        populations = {role: self.population(role) for role in OTHER}
-        carry = {role: population.init_carry() for role, population in populations.items()}
-
-        def step(carry: Any, key: jax.Array) -> Any:
-            obs, state, carries = carry
-            env_key, *keys = jax.random.split(key, 3)
-            actions = {}
-            for role_key, (role, population) in zip(keys, populations.items(), strict=True):
-                action, carries[role] = population.apply(
-                    players[role], obs[role][0], carries[role], role_key, deterministic=True
-                )
-                actions[role] = action[None]
-            seen = obs[EXECUTION][0][ROLES[EXECUTION].OBSERVATION.index("parent_left")]
-            obs, state, reward, *_ = self.env.step_env(env_key, state, actions, world)
-            return (obs, state, carries), (reward, seen, self._moment(state, seen))
-
-        keys = jax.random.split(key, self.env.config.episode_steps)
-        (_, state, _), (reward, left, moments) = jax.lax.scan(step, (obs, state, carry), keys)
-        rules = world.roles[EXECUTION]
-        outcome = Outcome(
-            profit=state.net(world.tick_value)[1],
-            adjusted=jnp.sum(reward[MAKER]),
-            shortfall=-jnp.sum(reward[EXECUTION]) / (world.tick_value * rules.parent[0]),
-            inventory=jnp.mean(jnp.abs(moments.inventory).astype(jnp.float32)),
-            swept=left[rules.deadline[0] - 1],
-            seconds=state.seconds,
+        earlier = (
+            self.corrected(other, classical, jax.tree.map(lambda x, i=i: x[i], past[other])) for i in range(n_past)
         )
-        return outcome, moments
-
-    def _moment(self, state: Any, left: jax.Array) -> Moment:
-        price = jnp.where(state.standing.there, state.standing.price, jnp.nan)
-        return Moment(
-            seconds=state.seconds,
-            touch=jnp.stack([state.market.bid, state.market.ask]).astype(jnp.float32),
-            quotes=price[0],
-            order=jnp.where(jnp.isnan(price[1, 0]), price[1, 1], price[1, 0]),
-            inventory=state.ledger.position[1],
-            left=left,
-        )
+        opponents = {other: PopulationParams(weights, (*classical[other], *earlier))}
+        return CorrectedRoleParams(world, opponents, self.corrected(role, classical, ()))

@@ -1,4 +1,4 @@
-"""The classical strategies of an order book, tuned as carefully as the learned ones, and what a pair of players earns.
+"""The classical strategies of an order book, tuned as carefully as the learned ones.
 
 A strategy's numbers are found by random search and a second search about the best of the first, all on one set of
 episodes, and the best few meet again on more. What they are tuned against is what they are later judged against: makers
@@ -6,7 +6,7 @@ against the tuned schedules, schedules against the tuned makers.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +18,8 @@ from marljax.agents.classical.market_making import MakerParams
 from marljax.data.limits import require_counts
 from marljax.envs.order_book import OrderBookParams
 from marljax.runtime.progress import print_line
-from stages.order_book import CLASSICAL, EXECUTION, LEARNED, MAKER, OTHER, Contest, Moment, PopulationParams
+from stages.order_book import CLASSICAL, EXECUTION, MAKER, OTHER
+from stages.order_book_contest import Judge
 
 PARTS = 10
 """Parts of an order's life, of which VWAP knows the volume."""
@@ -38,40 +39,6 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "trials", "episodes")
-
-
-class Judge:
-    """Plays contests in batches of one size, so that one compiled program serves all of them."""
-
-    def __init__(self, contest: Contest, fresh: dict[str, Any], batch: int) -> None:
-        self._play, self._fresh, self._batch = jax.jit(contest.play), fresh, batch
-
-    def players(
-        self,
-        classical: dict[str, tuple[Any, ...]],
-        met: dict[str, Sequence[str]],
-        learned: dict[str, Any] | None = None,
-    ) -> dict[str, PopulationParams]:
-        """Of each role the policies named in `met`, equally often."""
-        learned = learned or {}
-        return {
-            role: PopulationParams(
-                jnp.array([name in met[role] for name in (*CLASSICAL[role], LEARNED)], jnp.float32),
-                (*classical[role], learned.get(role, self._fresh[role])),
-            )
-            for role in OTHER
-        }
-
-    def play(
-        self, keys: jax.Array, world: OrderBookParams, players: dict[str, PopulationParams]
-    ) -> tuple[dict[str, np.ndarray], Moment]:
-        """Outcomes by name, float32[E], of episodes with `keys` [E], a multiple of the batch; and one's moments."""
-        parts, moments = [], None
-        for first in range(0, keys.shape[0], self._batch):
-            outcomes, seen = self._play(keys[first : first + self._batch], world, players)
-            parts.append({name: np.asarray(value) for name, value in vars(outcomes).items()})
-            moments = seen if moments is None else moments
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, moments
 
 
 def value(role: str, outcomes: dict[str, np.ndarray]) -> float:

@@ -163,7 +163,7 @@ def _result(summary: dict[str, Any]) -> str:
 
 
 def _pairings(cells: dict[str, dict[str, Any]]) -> str:
-    schedules = list(next(iter(cells.values())))
+    makers, schedules = (*CLASSICAL[MAKER], LEARNED), (*CLASSICAL[EXECUTION], LEARNED)
     parts = []
     for metric, heading in (
         ("adjusted", f"The market maker, {UNIT[MAKER]}"),
@@ -175,7 +175,7 @@ def _pairings(cells: dict[str, dict[str, Any]]) -> str:
         rows = [
             [escape(NAMES[maker])]
             + [f"{np.mean(row[s][metric]):.3f}<small>± {_error(row[s][metric]):.3f}</small>" for s in schedules]
-            for maker, row in cells.items()
+            for maker, row in ((name, cells[name]) for name in makers)
         ]
         parts.append(f"<h3>{heading}</h3>" + table(["Maker \\ schedule", *(NAMES[s] for s in schedules)], rows))
     parts.append('<p class="note">Mean over seeds and episodes, ± one standard error over seeds.</p>')
@@ -193,11 +193,14 @@ def _learning(summary: dict[str, Any], curves: dict[str, list[list[float]]]) -> 
         steps = (1 + np.arange(len(values))) * summary["steps_per_seed"][role] / len(values)
         for seed in range(values.shape[1]):
             line = {"color": translucent(_COLOUR[role], 0.35), "width": 1}
-            plot.add_scatter(x=steps, y=values[:, seed], line=line, name=f"seed {seed}", row=1, col=column)
+            plot.add_scatter(
+                x=steps, y=values[:, seed], mode="lines", line=line, name=f"seed {seed}", row=1, col=column
+            )
         middle = {"color": _COLOUR[role], "width": 2.4}
-        plot.add_scatter(x=steps, y=values.mean(1), line=middle, name="mean", row=1, col=column)
+        plot.add_scatter(x=steps, y=values.mean(1), mode="lines", line=middle, name="mean", row=1, col=column)
     styled(plot, 340, n_lines=99, top=34)
     plot.update_xaxes(title="env steps of a seed")
+    plot.update_layout(margin_b=58)
     plot.update_yaxes(title="currency per episode", col=1)
     caption = (
         "Mean return of the episodes that ended in a rollout, exploration included, one thin line for each seed. The "
@@ -225,7 +228,7 @@ def _episode(moments: dict[str, np.ndarray]) -> str:
     line = {"color": _COLOUR[EXECUTION], "width": 1.6, "shape": "hv"}
     plot.add_scatter(x=seconds, y=moments["left"], line=line, showlegend=False, name="parent left", row=3, col=1)
     styled(plot, 560, n_lines=5, top=34, hover="closest")
-    plot.update_yaxes(title="price, ticks", row=1)
+    plot.update_yaxes(title="price, ticks", tickformat="d", row=1)
     plot.update_yaxes(title="inventory, lots", row=2)
     plot.update_yaxes(title="parent left", range=[-0.05, 1.05], row=3)
     plot.update_xaxes(title="seconds of the market", row=3)

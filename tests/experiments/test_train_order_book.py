@@ -19,7 +19,18 @@ from marljax.envs.roles import ROLES
 from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.envs.roles.role import Scales, agents
-from stages.order_book import CLASSICAL, EXECUTION, LEARNED, MAKER, LeagueConfig, Population, PopulationParams, Training
+from stages.order_book import (
+    CLASSICAL,
+    EXECUTION,
+    LEARNED,
+    MAKER,
+    Corrected,
+    CorrectedParams,
+    LeagueConfig,
+    Population,
+    PopulationParams,
+    Training,
+)
 from stages.order_book_benchmarks import strategies
 from stages.order_book_report import compare, interval, t_quantile, verdict
 from tests.reference.browser import CHROMIUM, problems, seen_by_browser
@@ -58,12 +69,28 @@ def test_one_policy_of_a_population_is_drawn_for_a_whole_episode_as_often_as_its
     ("round_", "classical", "earlier"), [(0, 1.0, [0.0, 0.0]), (1, 0.4, [0.6, 0.0]), (2, 0.4, [0.3, 0.3])]
 )
 def test_opponents_are_classical_first_and_then_also_every_earlier_self_of_the_other(round_, classical, earlier):
-    training = Training(None, LeagueConfig(rounds=3, classical_share=0.4))
+    bases = ((MAKER, "glft"), (EXECUTION, "vwap"))
+    training = Training(None, LeagueConfig(rounds=3, classical_share=0.4), bases)
     past = {MAKER: (), EXECUTION: (jnp.arange(2.0),)}
-    params = training._params(MAKER, None, {EXECUTION: ("twap", "vwap", "ac")}, past, jnp.int32(round_))
+    strategies = {MAKER: ("as", "glft"), EXECUTION: ("twap", "vwap", "ac")}
+    params = training._params(MAKER, None, strategies, past, jnp.int32(round_))
     met = params.opponents[EXECUTION]
     np.testing.assert_allclose(met.weights, [classical / 3] * 3 + earlier, rtol=1e-6)
-    assert [float(member[0]) for member in met.members[3:]] == [0.0, 1.0]
+    assert [float(member.learned[0]) for member in met.members[3:]] == [0.0, 1.0]
+    assert [member.base for member in met.members[3:]] == ["vwap", "vwap"]
+    assert params.correction.base == "glft"
+
+
+def test_a_correction_starts_as_the_strategy_that_it_corrects_and_reaches_as_far_as_it_may():
+    made = strategies(book_rules(), 38.0, 34.0)[MAKER]["glft"][1](jnp.full(4, 0.5))
+    corrected = Corrected(CLASSICAL[MAKER]["glft"], LeagueConfig().policy(MAKER))
+    n = len(ROLES[MAKER].OBSERVATION)
+    obs = jax.random.normal(jax.random.key(1), (n,))
+    fresh = CorrectedParams(made, jnp.float32(0.3), corrected.learned.init(jax.random.key(0), n))
+    base, _ = corrected.base.apply(made, obs, (), jax.random.key(0), True)
+    action, _ = corrected.apply(fresh, obs, (), jax.random.key(0), True)
+    np.testing.assert_allclose(action, base, atol=0.01)
+    np.testing.assert_allclose(fresh.act(corrected.base, obs, jnp.ones(4)), jnp.minimum(base + 0.3, 1.0), rtol=1e-6)
 
 
 def test_interval_is_student_s():
@@ -142,7 +169,7 @@ def test_schedules_range_from_next_to_even_to_nearly_all_at_once():
     [
         (["--league.seeds", "1"], "league.seeds must be at least 2 for an interval, got 1"),
         (["--batch", "48"], "batch 48 does not divide evaluation_episodes 64"),
-        (["--world.execution.deadline", "500"], "world.execution.deadline 500 is after the episode's 200 steps"),
+        (["--world.execution.deadline", "500"], "world.execution.deadline 500 is after the episode's 100 steps"),
         (["--league.rounds", "500"], "rounds"),
         (["--league.market-maker.n-minibatches", "7"], "n_minibatches 7 does not divide n_steps"),
         (["--leage.seeds", "3"], "did you mean '--league.seeds'?"),
