@@ -8,6 +8,8 @@ TESTS := $(VENV)/.tests-$(VERSION)
 # Build dependencies follow constraints.txt as well: older pip reads the first variable for them, newer the second.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version-check
 DEMO := runs/demo
+# Most of the tests' time is compiling, on one core each. A file stays with one worker, for what its tests share.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help install demo test nightly lint benchmark clean
 .DEFAULT_GOAL := help
@@ -22,10 +24,10 @@ demo: $(RUNS)  ## the whole pipeline on the embedded sample, up to runs/demo/rep
 	@echo "The report is $(CURDIR)/$(DEMO)/report.html"
 
 test: $(TESTS)  ## the tests, but for the long ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 nightly: $(TESTS)  ## all tests, with many more examples
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -m ""
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(WORKERS) -m ""
 
 lint: $(TESTS)  ## ruff, and mypy on the package
 	$(BIN)/ruff check .
