@@ -36,6 +36,7 @@ def run_in(
     count: int = 64,
     blocks: int = 50,
     messages: int = 100,
+    begin: Opening | None = None,
 ) -> tuple[Opening, Scales]:
     """Markets in which only the background has traded, and what is typical of them.
 
@@ -43,17 +44,22 @@ def run_in(
         flow: the model of the background.
         params: its params.
         config: of the books.
-        count: B, how many markets.
+        count: B, how many markets; with `begin`, as many as it holds.
         blocks: how many blocks of messages are run in each.
         messages: how many messages a block has.
+        begin: markets [B] to go on from, instead of the flow's first book: episodes of a recorded flow start at rows
+            of their own, `Opening(*recorded.episode(stream, row, config))` each.
 
     Returns:
         The markets [B] as they are then, and their mean spread, mean size at the touch and volatility of the mid.
     """
 
-    def one(key: jax.Array) -> tuple[Opening, Any]:
+    def first(key: jax.Array) -> Opening:
+        return Opening(flow.initial_book(key, params, config), flow.initial_state(params))
+
+    def one(key: jax.Array, begin: Opening | None) -> tuple[Opening, Any]:
         book_key, flow_key = jax.random.split(key)
-        book, state = flow.initial_book(book_key, params, config), flow.initial_state(params)
+        opening = first(book_key) if begin is None else begin
 
         def block(carry: tuple[Book, Any], key: jax.Array) -> tuple[tuple[Book, Any], Any]:
             book, state = carry
@@ -61,10 +67,12 @@ def run_in(
             book, _ = process(book, draws, config, lambda book, draw: flow.message(draw, book))
             return (book, state), (touch(book), draws.seconds[-1])
 
-        (book, state), seen = lax.scan(block, (book, state), jax.random.split(flow_key, blocks))
+        (book, state), seen = lax.scan(block, (opening.book, opening.flow), jax.random.split(flow_key, blocks))
         return Opening(book, state), seen
 
-    opening, (seen, seconds) = jax.vmap(one)(jax.random.split(key, count))
+    if begin is not None:
+        count = begin.book.consumed.shape[0]
+    opening, (seen, seconds) = jax.vmap(one)(jax.random.split(key, count), begin)
     there = (seen.bid_size > 0) & (seen.ask_size > 0)
     lots = 0.5 * (seen.bid_size + seen.ask_size)
     move = 0.5 * jnp.diff(seen.bid_price + seen.ask_price, axis=1)

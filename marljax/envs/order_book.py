@@ -3,14 +3,14 @@
 A step is one block of messages: `messages` of the background flow, and at most two of each agent, merged by their time
 of arrival, at which each meets the book as it stands then. An agent decides on the book at the step's start, and its
 instructions take their latency; what does not arrive within the step arrives in a later one (`marljax.envs.orders`). In
-a trading halt agents' instructions wait for its end.
+a trading halt, of the stress or on record, agents' instructions wait for its end.
 
 Roles (`marljax.envs.roles`): any number of agents each. Observations, actions, rewards, `terminated` and `truncated`
 are dicts from role to arrays with a leading axis of its agents; see the roles' modules for their entries.
 Reward: float32[agents] currency net of fees, as the role defines it. `desk` joins the i-th directional trader and the
 i-th execution agent: at 1 each receives the mean of both rewards, at 0 its own.
 Termination: of an agent that has lost more than its `max_loss`. That ends the episode for all, the others are
-truncated. Truncation: `episode_steps`.
+truncated. Truncation: `episode_steps`, or the end of a recorded flow.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from marljax.envs.roles import ROLES
 from marljax.envs.roles.role import DEPTH, Market, Own
 from marljax.lob.matching import process
 from marljax.lob.snapshot import levels
-from marljax.lob.types import Book, Messages, Turnover
+from marljax.lob.types import MAX_SIZE, Book, Messages, Turnover
 from marljax.market.latency import merge, sample
 from marljax.market.randomisation import draw
 from marljax.market.regimes import stress_at
@@ -85,7 +85,7 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         stress = stress_at(state.conditions.schedule, state.seconds)
         stress = signals.lean(stress, state.market.signal, params.signal)
         draws, flow = self.flow.prepare(flow_key, state.flow, params.flow, stress, self.config.messages)
-        halted = stress.halted > 0.5
+        halted = (stress.halted > 0.5) | self.flow.halts(draws)
         seconds = jnp.where(halted, jnp.maximum(draws.seconds[-1], params.halt_seconds), draws.seconds[-1])
 
         instructions = orders.send(
@@ -102,7 +102,7 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         market = dataclasses.replace(
             self._market(book, turnover, state.market, seconds, params),
             signal=signals.advance(signal_key, state.market.signal, params.signal, seconds),
-            halted=stress.halted,
+            halted=jnp.maximum(stress.halted, halted.astype(jnp.float32)),
             left=1.0 - (state.elapsed + 1) / self.config.episode_steps,
         )
         ledger = accounts.record(state.ledger, turnover, state.conditions.fees, params.tick_value)
@@ -137,7 +137,7 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         }
 
     def quotes(self, state: OrderBookState, action: dict[str, jax.Array], params: OrderBookParams) -> Quotes:
-        """What the agents want to have in the book, leaves [agents, 2]; prices within the book's tick window."""
+        """What the agents want to have in the book, leaves [agents, 2]; within what a message can say."""
         own = self.own(state)
         wanted = [
             jax.vmap(ROLES[name].quotes, (0, None, 0, 0, 0))(
@@ -147,7 +147,7 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         ]
         quotes = jax.tree.map(lambda *rows: jnp.concatenate(rows), *wanted)
         return lax.optimization_barrier(
-            dataclasses.replace(quotes, price=jnp.clip(quotes.price, state.book.lowest, state.book.highest))
+            Quotes(jnp.clip(quotes.price, state.book.lowest, state.book.highest), jnp.minimum(quotes.size, MAX_SIZE))
         )
 
     def own(self, state: OrderBookState) -> dict[str, Own]:
@@ -220,7 +220,7 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         net = self.config.by_role(state.net(params.tick_value)[1:])
         terminated = {name: net[name] < -params.roles[name].max_loss for name in net}
         bankrupt = functools.reduce(jnp.logical_or, [jnp.any(x) for x in terminated.values()])
-        over = bankrupt | (state.elapsed >= self.config.episode_steps)
+        over = bankrupt | (state.elapsed >= self.config.episode_steps) | self.flow.ends(state.flow, params.flow)
         return terminated, {name: over & ~x for name, x in terminated.items()}
 
 

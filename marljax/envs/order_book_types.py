@@ -36,6 +36,14 @@ class Flow(Protocol):
         """One of them, given the book as it stands."""
         ...
 
+    def halts(self, draws: Any) -> jax.Array:
+        """bool[] whether trading is halted during the step of these draws."""
+        ...
+
+    def ends(self, state: Any, params: Any) -> jax.Array:
+        """bool[] whether nothing more will come."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class OrderBookConfig:

@@ -65,6 +65,9 @@ def typical(path: jax.Array, grid: float = 1.0) -> FairValueParams:
     )
 
 
+halts, ends = flow.never_halts, flow.never_ends
+
+
 def initial_state(params: FairValueParams) -> FairValueState:
     """At the path's start."""
     zero = jnp.zeros((), jnp.float32)

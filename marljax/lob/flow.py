@@ -5,6 +5,8 @@ flow:
 
     prepare(key, state, params, stress, n) -> (draws, state)   what needs no book, at once for the n messages of a step
     message(draw, book) -> Messages                            one message, given the book as it stands on arrival
+    halts(draws) -> bool[]                                     whether trading is halted during the step of these draws
+    ends(state, params) -> bool[]                              whether nothing more will come
 
 so that prices follow the touch and cancellations hit what is really there, while random numbers cost no scan.
 
@@ -14,7 +16,7 @@ however much rests: that is the proportional hazard of Smith et al. (2003) and C
 costs one masked maximum. A pointer at nothing, or at an order of an agent, is a message of `Kind.NOTHING`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +93,16 @@ def background_at(
     candidates = jnp.where(mine & here & (book.owner == BACKGROUND), book.id, _NO_ORDER)
     chosen = lax.optimization_barrier(largest(jnp.maximum(candidates[0], candidates[1])))
     return chosen != _NO_ORDER, chosen
+
+
+def never_halts(draws: Draws) -> jax.Array:
+    """bool[] `halts` of a model that knows no halts but those of the stress."""
+    return jnp.zeros((), bool)
+
+
+def never_ends(state: Any, params: Any) -> jax.Array:
+    """bool[] `ends` of a model that goes on for ever."""
+    return jnp.zeros((), bool)
 
 
 def order(draw: Draws, price: jax.Array, found: jax.Array, cancelled_id: jax.Array) -> Messages:

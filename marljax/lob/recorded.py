@@ -20,7 +20,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from marljax.data.readers.lobster_messages import RecordedMessages
+from marljax.data.readers.lobster_messages import RecordedMessages, Status
 from marljax.lob.flow import BACKGROUND
 from marljax.lob.matching import empty
 from marljax.lob.recorded_instructions import FIELDS, SNAPSHOT_ID, Action, compile_messages
@@ -91,7 +91,7 @@ class RecordedDraw:
     id: jax.Array  # int32[n]
     known: jax.Array  # bool[n] the order was submitted within the episode
     row: jax.Array  # int32[n]
-    status: jax.Array  # int32[n] see lobster_messages.Status; unless TRADING an environment may hold agents' messages
+    status: jax.Array  # int32[n] see lobster_messages.Status, and `halts`
     policy: jax.Array  # int32[n]
     bits: jax.Array  # int32[n] random, for CancelPolicy.RANDOM
 
@@ -145,6 +145,16 @@ def initial_book(key: jax.Array, params: RecordedParams, config: BookConfig) -> 
 def initial_state(params: RecordedParams) -> RecordedState:
     """The state in which the row behind `params.start` comes next."""
     return _state(params.stream, params.start)
+
+
+def halts(draws: RecordedDraw) -> jax.Array:
+    """bool[] whether the record says, for any part of the step, that trading is halted."""
+    return jnp.any(draws.status != Status.TRADING)
+
+
+def ends(state: RecordedState, params: RecordedParams) -> jax.Array:
+    """bool[] whether the record is at its end."""
+    return state.position >= len(params.stream.instructions)
 
 
 def prepare(

@@ -65,6 +65,9 @@ def typical(
     )
 
 
+halts, ends = flow.never_halts, flow.never_ends
+
+
 def initial_state(params: ZeroIntelligenceParams) -> ZeroIntelligenceState:
     """Nothing has arrived yet."""
     return ZeroIntelligenceState(next_id=jnp.zeros((), jnp.int32))

@@ -52,6 +52,9 @@ class ScriptedFlow:
     def message(self, draw: Draws, book: Book) -> Messages:
         return draw.messages
 
+    halts = staticmethod(flow.never_halts)
+    ends = staticmethod(flow.never_ends)
+
 
 def scripted(
     *steps: list[Messages],
