@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -69,8 +69,8 @@ def parse(
     """
     args = list(sys.argv[1:] if args is None else args)
     default = next(preset for name, preset in presets.items() if name == _default_preset(config_type))
-    # A first reading tells where to start from, a second changes that by the other flags.
-    first = _read(config_type, default, description, [arg for arg in args if arg not in ("-h", "--help")])
+    # A first reading tells where to start from; the other flags' values may be good for that preset alone.
+    first = _read(config_type, default, description, list(_beginning(args)))
     if first.config is None:
         settings = _read(config_type, presets[first.settings.preset], description, args).settings
         # What a saved configuration could not hold (NaN, an infinity) is refused here and not at its rerun.
@@ -80,6 +80,15 @@ def parse(
     if settings.preset != saved.preset:
         raise InputError(f"--preset {settings.preset} and --config {first.config} exclude each other")
     return from_json(config_type, to_json(settings))
+
+
+def _beginning(args: Sequence[str]) -> Iterator[str]:
+    """The flags among `args` that say where to start from, with their values."""
+    value_follows = False
+    for arg in args:
+        if value_follows or arg.partition("=")[0] in ("--preset", "--config"):
+            yield arg
+        value_follows = arg in ("--preset", "--config")
 
 
 def _default_preset(config_type: type) -> str:

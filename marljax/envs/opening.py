@@ -5,6 +5,7 @@ starts from one of them: a reset is a copy. What is typical of them scales what 
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from marljax.data.schema import InputError
 from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.order_book_types import Flow, Opening, OrderBookParams
 from marljax.envs.roles import ROLES
@@ -53,6 +55,9 @@ def run_in(
     Returns:
         The markets [B] as they are then, and their mean spread, mean size at the touch and volatility of the mid.
     """
+
+    if blocks < 2:
+        raise InputError(f"run_in needs at least two blocks to see a price move, got {blocks}")
 
     def first(key: jax.Array) -> Opening:
         return Opening(flow.initial_book(key, params, config), flow.initial_state(params))
@@ -124,18 +129,22 @@ def order_book_params(
         desk: 0..1, how far directional traders and execution agents share their rewards.
 
     Raises:
-        ValueError: a number is out of bounds, or a role is not played.
+        InputError: a number is out of bounds, a role is not played, or its rules are another role's.
     """
-    if not (tick_value > 0 and variance_seconds > 0 and halt_seconds > 0 and signal[0] >= 0):
-        raise ValueError(
-            "tick_value, variance_seconds and halt_seconds must be positive and the signal's reversion not negative, "
-            f"got {tick_value!r}, {variance_seconds!r}, {halt_seconds!r}, {signal[0]!r}"
+    finite = all(math.isfinite(x) for x in (tick_value, variance_seconds, halt_seconds, *signal))
+    if not (finite and tick_value > 0 and variance_seconds > 0 and halt_seconds > 0 and signal[0] >= 0):
+        raise InputError(
+            "tick_value, variance_seconds and halt_seconds must be positive, the signal's reversion not negative, and "
+            f"all finite, got {tick_value!r}, {variance_seconds!r}, {halt_seconds!r}, {signal!r}"
         )
     if not 0 <= desk <= 1:
-        raise ValueError(f"desk must be within 0..1, got {desk!r}")
+        raise InputError(f"desk must be within 0..1, got {desk!r}")
     given = dict(roles or {})
     for name in given.keys() - env.config.counts.keys():
-        raise ValueError(f"role {name!r} is not played; roles are {sorted(env.config.counts)}")
+        raise InputError(f"role {name!r} is not played; roles are {sorted(env.config.counts)}")
+    for name, rules in given.items():
+        if not isinstance(rules, ROLES[name].Params):
+            raise InputError(f"role {name!r} takes {ROLES[name].Params.__name__}, got {type(rules).__name__}")
     return OrderBookParams(
         flow=flow_params,
         openings=openings,
@@ -148,3 +157,4 @@ def order_book_params(
         halt_seconds=jnp.float32(halt_seconds),
         desk=jnp.float32(desk),
     )
+

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import jax
 from flax import struct
 
+from marljax.data.schema import InputError
 from marljax.envs import ledger as accounts
 from marljax.envs.ledger import Ledger
 from marljax.envs.orders import Instructions, Standing
@@ -65,17 +66,19 @@ class OrderBookConfig:
     def __post_init__(self) -> None:
         for name in ("market_makers", "directional", "executions"):
             if getattr(self, name) < 0:
-                raise ValueError(f"OrderBookConfig.{name} must not be negative, got {getattr(self, name)!r}")
+                raise InputError(f"OrderBookConfig.{name} must not be negative, got {getattr(self, name)!r}")
         for name in ("messages", "episode_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"OrderBookConfig.{name} must be positive, got {getattr(self, name)!r}")
+                raise InputError(f"OrderBookConfig.{name} must be positive, got {getattr(self, name)!r}")
         if self.agents < 1:
-            raise ValueError("OrderBookConfig needs at least one agent, got none")
+            raise InputError("OrderBookConfig needs at least one agent, got none")
         if self.messages + 2 * self.agents > MAX_MESSAGES:
-            raise ValueError(
+            raise InputError(
                 f"OrderBookConfig.messages and two for each agent must be at most {MAX_MESSAGES}, got "
                 f"{self.messages} and {self.agents} agents"
             )
+        # What the book does not hold, the env does not either.
+        _ = self.book
 
     @property
     def counts(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 from flax import struct
 
+from marljax.data.schema import InputError
 from marljax.lob.tally import Tally
 
 MAX_SIZE = 2**16 - 1
@@ -114,7 +115,7 @@ class BookConfig:
         for name, least, most in (("slots", 1, 4096), ("owners", 1, 1024), ("trades", 1, 4096), ("reserves", 0, 64)):
             value = getattr(self, name)
             if not least <= value <= most:
-                raise ValueError(f"BookConfig.{name} must be within {least}..{most}, got {value!r}")
+                raise InputError(f"BookConfig.{name} must be within {least}..{most}, got {value!r}")
 
 
 @struct.dataclass

@@ -3,6 +3,8 @@
 Rates depend on the distance from the opposite best quote alone (Smith, Farmer, Gillemot & Krishnamurthy 2003; Cont,
 Stoikov & Talreja 2010): limit orders arrive at `limit_rate[d]` d + 1 ticks from it, and each resting lot is cancelled
 at `cancel_hazard[d]`. Nobody looks at the past, and yet spreads, depth and diffusion follow from the rates.
+
+There is no fair value here, so of a stress its volatility, drift and informed traders do not act.
 """
 
 import jax

@@ -224,6 +224,35 @@ def correlated_increments(key: jax.Array, stress: Stress, volatility: jax.Array,
     return stress.drift * seconds + stress.volatility * volatility * jnp.sqrt(seconds) * shock
 
 
+def fair_value_paths(
+    key: jax.Array, schedule: Schedule, start: jax.Array, volatility: jax.Array, seconds: jax.Array, steps: int
+) -> jax.Array:
+    """Fair values of several products through a schedule, for a fair-value flow each to follow.
+
+    Only the schedule's correlation acts here: a book that follows a path meets the rest of its stress by itself, and
+    would feel a burst of volatility twice.
+
+    Args:
+        key: decides the moves.
+        schedule: of the session.
+        start: float32[P] ticks.
+        volatility: float32[P] ticks per root second.
+        seconds: float32[] from one point to the next.
+        steps: T, points after the first.
+
+    Returns:
+        float32[T + 1, P] ticks.
+    """
+    times = seconds * jnp.arange(steps, dtype=jnp.float32)
+    correlation = jax.vmap(lambda time: stress_at(schedule, time).correlation)(times)
+
+    def move(key: jax.Array, correlation: jax.Array) -> jax.Array:
+        return correlated_increments(key, dataclasses.replace(calm(), correlation=correlation), volatility, seconds)
+
+    moves = jax.vmap(move)(jax.random.split(key, steps), correlation)
+    return start + jnp.concatenate([jnp.zeros((1, start.shape[0])), jnp.cumsum(moves, axis=0)])
+
+
 def _check(name: str, value: float, least: float, most: float) -> None:
     if not (math.isfinite(value) and least <= value <= most):
         raise ValueError(f"{name} must be finite and within {least:g}..{most:g}, got {value!r}")

@@ -15,6 +15,8 @@ from marljax.market.regimes import (
     Regime,
     Schedule,
     correlated_increments,
+    correlation_to_one,
+    fair_value_paths,
     join,
     mirrored,
     play,
@@ -214,3 +216,29 @@ def test_the_correlation_regime_ties_the_products_only_while_it_lasts():
         stress = at(schedule, seconds)
         moves = jax.vmap(correlated_increments, (0, None, None, None))(keys, stress, volatility, 1.0)
         np.testing.assert_allclose(np.corrcoef(np.asarray(moves).T)[0, 1], expected, atol=0.03)
+
+
+def test_paths_move_as_one_while_correlation_is_one_and_apart_before():
+    schedule = play(correlation_to_one(), start=jnp.float32(500.0), seconds=jnp.float32(500.0))
+    start, volatility = jnp.array([10_000.0, 5_000.0]), jnp.array([1.0, 3.0])
+    paths = jax.jit(fair_value_paths, static_argnames="steps")(
+        jax.random.key(0), schedule, start, volatility, jnp.float32(1.0), steps=1000
+    )
+    np.testing.assert_array_equal(paths[0], start)
+    moves = np.diff(np.asarray(paths), axis=0)
+    assert abs(np.corrcoef(moves[:450].T)[0, 1]) < 0.15
+    assert np.corrcoef(moves[600:900].T)[0, 1] > 0.85
+    np.testing.assert_allclose(moves.std(0), volatility, rtol=0.1)
+
+
+def test_paths_leave_volatility_and_drift_to_the_books_that_follow_them():
+    start, volatility = jnp.array([10_000.0]), jnp.array([1.0])
+    calm_schedule, wild = (
+        play(steady(stressed(**changes), ramp=0.0), start=jnp.float32(0.0), seconds=jnp.float32(100.0))
+        for changes in ({}, {"volatility": 5.0, "drift": 3.0})
+    )
+    key, second = jax.random.key(1), jnp.float32(1.0)
+    np.testing.assert_array_equal(
+        fair_value_paths(key, wild, start, volatility, second, 50),
+        fair_value_paths(key, calm_schedule, start, volatility, second, 50),
+    )
