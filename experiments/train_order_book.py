@@ -39,7 +39,6 @@ from stages.order_book import (
     LEARNED,
     MAKER,
     OTHER,
-    CorrectedParams,
     LeagueConfig,
     Training,
     WorldConfig,
@@ -47,6 +46,7 @@ from stages.order_book import (
 )
 from stages.order_book_benchmarks import BenchmarkConfig, strategies, tune
 from stages.order_book_contest import Contest, Judge
+from stages.order_book_players import CorrectedParams
 from stages.order_book_report import compare, render
 
 
@@ -92,11 +92,12 @@ class OrderBookTraining:
 
 def _presets() -> dict[str, OrderBookTraining]:
     full = OrderBookTraining()
-    few = {"n_envs": 8, "n_steps": 16}
+    few = {"n_envs": 8, "n_steps": 20}
     league = dataclasses.replace(
         full.league,
         seeds=2,
         chunks=4,
+        critic_chunks=1,
         rounds=2,
         market_maker=full.league.market_maker.replace(**few),
         execution=full.league.execution.replace(**few),
@@ -106,7 +107,9 @@ def _presets() -> dict[str, OrderBookTraining]:
         preset="smoke",
         evaluation_episodes=8,
         batch=8,
-        world=dataclasses.replace(full.world, openings=8),
+        world=dataclasses.replace(
+            full.world, openings=8, episode_steps=20, execution=full.world.execution.replace(deadline=16)
+        ),
         benchmarks=BenchmarkConfig(trials=4, episodes=8),
         league=league,
     )

@@ -17,18 +17,26 @@ from flax import struct
 
 from marljax.agents.classical.execution import TWAP, VWAP, AlmgrenChriss
 from marljax.agents.classical.market_making import AvellanedaStoikov, GueantLehalleFernandezTapia
+from marljax.agents.learner import choose
 from marljax.agents.policy import PolicyParams, TanhGaussianPolicy
 from marljax.agents.ppo import PPO, PPOConfig, PPORunner
 from marljax.data.limits import require, require_counts, require_positive, require_shares
 from marljax.data.schema import InputError
-from marljax.envs.environment import Step
 from marljax.envs.opening import order_book_params, run_in
 from marljax.envs.order_book import OrderBookConfig, OrderBookEnv, OrderBookParams
 from marljax.envs.roles import ROLES
 from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
-from marljax.envs.single_role import Policy, SingleRole, SingleRoleParams, SingleRoleState
+from marljax.envs.single_role import Policy
 from marljax.lob import zero_intelligence
+from stages.order_book_players import (
+    Corrected,
+    CorrectedParams,
+    CorrectedRole,
+    CorrectedRoleParams,
+    Population,
+    PopulationParams,
+)
 
 MAKER, EXECUTION = "market_maker", "execution"
 OTHER = {MAKER: EXECUTION, EXECUTION: MAKER}
@@ -38,6 +46,17 @@ CLASSICAL: dict[str, dict[str, Policy]] = {
 }
 """Benchmarks of each role, by name."""
 LEARNED = "learned"
+_PPO = PPOConfig(
+    n_envs=48,
+    n_steps=100,
+    learning_rate=2e-3,
+    discount=1.0,
+    gae_lambda=0.95,
+    value_clip=10.0,
+    entropy_coefficient=0.0,
+)
+"""An episode is judged by its sum, so nothing is discounted; a rollout is a whole episode, since all worlds are at the
+same time of theirs and a part would teach that part alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +99,11 @@ class LeagueConfig:
 
     seeds: int = 10
     """Independent repetitions of the whole training [count]."""
-    chunks: int = 120
+    chunks: int = 60
     """Updates of each agent, each a rollout of n-envs x n-steps [count]."""
+    critic_chunks: int = 5
+    """Of these, at the beginning, updates in which only the critics learn: what an action costs later must be known
+    before its gain at once can be weighed [count]."""
     rounds: int = 3
     """Parts of the training. Opponents are classical in the first, and after it also earlier selves of the learned
     counterpart [count]."""
@@ -89,13 +111,18 @@ class LeagueConfig:
     """Share of episodes against classical opponents after the first round [1]."""
     reach: float = 1.0
     """How far a learned action may be from that of the classical strategy it corrects [half an action's range]."""
-    market_maker: PPOConfig = PPOConfig(n_envs=64, n_steps=64, reward_scale=20.0)
-    execution: PPOConfig = PPOConfig(n_envs=64, n_steps=64, reward_scale=20.0)
+    dead: float = 0.4
+    """Corrections smaller than this fraction of the largest are none, for an order that is moved by noise at every step
+    never gets to the front of its queue [1]."""
+    market_maker: PPOConfig = dataclasses.replace(_PPO, reward_scale=10.0)
+    execution: PPOConfig = dataclasses.replace(_PPO, reward_scale=4.0)
 
     def __post_init__(self) -> None:
         require_counts(self, "seeds", "chunks", "rounds")
         require_shares(self, "classical_share")
+        require(self, "at least 0 and below 1", lambda x: 0 <= x < 1, "dead")
         require_positive(self, "reach")
+        require(self, "at least 0 and below chunks", lambda n: 0 <= n < self.chunks, "critic_chunks")
         require(self, "no more than chunks", lambda rounds: rounds <= self.chunks, "rounds")
 
     @property
@@ -125,91 +152,6 @@ def market(config: WorldConfig, key: jax.Array) -> tuple[OrderBookEnv, dict[str,
         scales = typical if scales is None else scales
         worlds[split] = order_book_params(env, flow, openings, scales, roles=config.rules)
     return env, worlds
-
-
-@struct.dataclass
-class PopulationParams:
-    """Who is met how often."""
-
-    weights: jax.Array  # float32[N] relative frequency of each policy
-    members: tuple[Any, ...]  # the params of each
-
-
-@dataclasses.dataclass(frozen=True)
-class Population:
-    """N policies of one role, of which one is drawn at the first step of an episode and acts to its end."""
-
-    policies: tuple[Policy, ...]
-
-    def init_carry(self) -> tuple[jax.Array, tuple[Any, ...]]:
-        return jnp.int32(-1), tuple(policy.init_carry() for policy in self.policies)
-
-    def apply(
-        self, params: PopulationParams, obs: jax.Array, carry: Any, key: jax.Array, deterministic: bool | jax.Array
-    ) -> tuple[jax.Array, Any]:
-        """The action of the one who was drawn. Everybody's is computed: they are cheap next to a step of the market."""
-        chosen, carries = carry
-        draw_key, *keys = jax.random.split(key, 1 + len(self.policies))
-        drawn = jax.random.categorical(draw_key, jnp.log(params.weights)).astype(jnp.int32)
-        chosen = jnp.where(chosen < 0, drawn, chosen)
-        actions, carries = zip(
-            *(
-                policy.apply(member, obs, c, k, deterministic)
-                for policy, member, c, k in zip(self.policies, params.members, carries, keys, strict=True)
-            ),
-            strict=True,
-        )
-        mine = (chosen == jnp.arange(len(actions)))[:, None]
-        return jnp.sum(jnp.where(mine, jnp.stack(actions), 0.0), axis=0), (chosen, carries)
-
-
-@struct.dataclass
-class CorrectedParams:
-    """What a corrected strategy needs."""
-
-    base: Any  # the params of the classical strategy
-    reach: jax.Array  # float32[] of the correction
-    learned: PolicyParams
-
-    def act(self, base: Policy, obs: jax.Array, correction: jax.Array) -> jax.Array:
-        """The corrected action, float32[A] in [-1, 1]. Classical strategies of both roles remember nothing."""
-        action, _ = base.apply(self.base, obs, base.init_carry(), jax.random.key(0), True)
-        return jnp.clip(action + self.reach * correction, -1.0, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Corrected:
-    """A classical strategy whose action a learned policy corrects."""
-
-    base: Policy
-    learned: TanhGaussianPolicy
-
-    def init_carry(self) -> tuple[()]:
-        return ()
-
-    def apply(
-        self, params: CorrectedParams, obs: jax.Array, carry: tuple[()], key: jax.Array, deterministic: bool | jax.Array
-    ) -> tuple[jax.Array, tuple[()]]:
-        correction, carry = self.learned.apply(params.learned, obs, carry, key, deterministic)
-        return params.act(self.base, obs, correction), carry
-
-
-@struct.dataclass
-class CorrectedRoleParams(SingleRoleParams):
-    """The params of the env of one agent, and those of the strategy that it corrects."""
-
-    correction: CorrectedParams  # but for `learned`, which is what learns
-
-
-@dataclasses.dataclass(frozen=True)
-class CorrectedRole(SingleRole):
-    """One agent's env, in which actions are corrections."""
-
-    base: Policy
-
-    def step_env(self, key: jax.Array, state: SingleRoleState, action: jax.Array, params: CorrectedRoleParams) -> Step:
-        obs = state.obs[self.role][self.agent]
-        return super().step_env(key, state, params.correction.act(self.base, obs, action), params)
 
 
 @struct.dataclass
@@ -246,7 +188,9 @@ class Training:
 
     def corrected(self, role: str, classical: dict[str, tuple[Any, ...]], learned: PolicyParams) -> CorrectedParams:
         """The params of `policy`."""
-        return CorrectedParams(self.base(role, classical), jnp.float32(self.config.reach), learned)
+        return CorrectedParams(
+            self.base(role, classical), jnp.float32(self.config.reach), jnp.float32(self.config.dead), learned
+        )
 
     def init(self, key: jax.Array, world: OrderBookParams, classical: dict[str, tuple[Any, ...]]) -> League:
         keys = dict(zip(OTHER, jax.random.split(key), strict=True))
@@ -268,6 +212,10 @@ class Training:
             params = self._params(role, world, classical, league.past, round_)
             runners[role], seen = self.learner(role).update(league.runners[role], params)
             diverged |= seen.pop("diverged") > 0
+            learns = league.chunks >= self.config.critic_chunks
+            before, after = league.runners[role].params, runners[role].params
+            policy = choose(learns, after["policy"], before["policy"])
+            runners[role] = dataclasses.replace(runners[role], params=after | {"policy": policy})
             metrics |= {f"{role}.{name}": value for name, value in seen.items()}
         chunks = league.chunks + 1
         ends = chunks * self.config.rounds // self.config.chunks > round_

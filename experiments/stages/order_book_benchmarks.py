@@ -32,7 +32,7 @@ _FINALISTS = 5
 class BenchmarkConfig:
     """How much is spent on the classical strategies."""
 
-    trials: int = 48
+    trials: int = 32
     """Choices of numbers tried for each strategy, half of them near the best of the other half [count]."""
     episodes: int = 64
     """Episodes that a choice is first judged by; the best few are judged by four times as many [count]."""
@@ -76,7 +76,7 @@ def strategies(
 
     def vwap(u: jax.Array) -> VolumeProfileParams:
         # Volume that grows or falls exponentially over the order's life; even in the middle of the range.
-        profile = jnp.exp(6.0 * (u[1] - 0.5) * jnp.linspace(-0.5, 0.5, PARTS))
+        profile = jnp.exp(16.0 * (u[1] - 0.5) * jnp.linspace(-0.5, 0.5, PARTS))
         return VolumeProfileParams(2.0 * u[0] - 1.0, rules[EXECUTION], profile)
 
     def almgren_chriss(u: jax.Array) -> AlmgrenChrissParams:

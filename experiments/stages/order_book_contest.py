@@ -17,10 +17,8 @@ from stages.order_book import (
     LEARNED,
     MAKER,
     OTHER,
-    Corrected,
-    Population,
-    PopulationParams,
 )
+from stages.order_book_players import Corrected, Population, PopulationParams
 
 
 @struct.dataclass

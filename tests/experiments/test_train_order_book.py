@@ -24,14 +24,11 @@ from stages.order_book import (
     EXECUTION,
     LEARNED,
     MAKER,
-    Corrected,
-    CorrectedParams,
     LeagueConfig,
-    Population,
-    PopulationParams,
     Training,
 )
 from stages.order_book_benchmarks import strategies
+from stages.order_book_players import Corrected, CorrectedParams, Population, PopulationParams
 from stages.order_book_report import compare, interval, t_quantile, verdict
 from tests.reference.browser import CHROMIUM, problems, seen_by_browser
 
@@ -86,11 +83,13 @@ def test_a_correction_starts_as_the_strategy_that_it_corrects_and_reaches_as_far
     corrected = Corrected(CLASSICAL[MAKER]["glft"], LeagueConfig().policy(MAKER))
     n = len(ROLES[MAKER].OBSERVATION)
     obs = jax.random.normal(jax.random.key(1), (n,))
-    fresh = CorrectedParams(made, jnp.float32(0.3), corrected.learned.init(jax.random.key(0), n))
+    fresh = CorrectedParams(made, jnp.float32(0.3), jnp.float32(0.5), corrected.learned.init(jax.random.key(0), n))
     base, _ = corrected.base.apply(made, obs, (), jax.random.key(0), True)
     action, _ = corrected.apply(fresh, obs, (), jax.random.key(0), True)
-    np.testing.assert_allclose(action, base, atol=0.01)
-    np.testing.assert_allclose(fresh.act(corrected.base, obs, jnp.ones(4)), jnp.minimum(base + 0.3, 1.0), rtol=1e-6)
+    np.testing.assert_array_equal(action, base)
+    for correction, change in ((1.0, 0.3), (0.75, 0.15), (0.5, 0.0), (-0.4, 0.0), (-0.75, -0.15)):
+        corrected_action = fresh.act(corrected.base, obs, jnp.full(4, correction))
+        np.testing.assert_allclose(corrected_action, jnp.clip(base + change, -1.0, 1.0), atol=1e-6)
 
 
 def test_interval_is_student_s():
@@ -171,6 +170,7 @@ def test_schedules_range_from_next_to_even_to_nearly_all_at_once():
         (["--batch", "48"], "batch 48 does not divide evaluation_episodes 64"),
         (["--world.execution.deadline", "500"], "world.execution.deadline 500 is after the episode's 100 steps"),
         (["--league.rounds", "500"], "rounds"),
+        (["--league.critic-chunks", "500"], "critic_chunks"),
         (["--league.market-maker.n-minibatches", "7"], "n_minibatches 7 does not divide n_steps"),
         (["--leage.seeds", "3"], "did you mean '--league.seeds'?"),
         (["--seed", "-1"], "seed must lie within 0 and 2**32 - 1, got -1"),
@@ -198,6 +198,21 @@ def start(*flags: str, cwd: Path) -> subprocess.Popen:
         text=True,
         cwd=cwd,
     )
+
+
+@pytest.mark.nightly
+def test_who_has_only_learned_what_things_are_worth_still_acts_as_the_strategy_it_corrects(tmp_path):
+    run = start("--run-dir", "a", "--league.critic-chunks", "3", cwd=tmp_path)
+    _, said = run.communicate(timeout=600)
+    assert run.returncode == 0, said
+    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    moved = [row["market_maker.approx_kl"] for row in rows]
+    # Within an update the policy moves, and goes back before the next.
+    assert np.isfinite(moved).all()
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    best = summary["benchmarks"]["best"]
+    learned, corrected = (summary["cells"][name]["twap"]["adjusted"] for name in (LEARNED, best[MAKER]))
+    np.testing.assert_allclose(learned, corrected, atol=0.05)
 
 
 @pytest.mark.nightly
