@@ -6,6 +6,7 @@ and whoever trades against it pays for that. A share of market orders is informe
 moves their way just after them.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -132,7 +133,8 @@ def message(draw: FairValueDraws, book: Book) -> Messages:
     deepest = draw.side * flow.DEEPEST
     found, id = flow.background_at(book, draw.side, draw.place, deepest, -deepest)
     made = flow.order(draw, draw.price, found, id)
-    return made.replace(
+    return dataclasses.replace(
+        made,
         kind=jnp.where(arbitrage != 0, Kind.IMMEDIATE_OR_CANCEL, made.kind),
         side=jnp.where(arbitrage != 0, arbitrage, made.side),
         price=jnp.where(arbitrage != 0, fair, made.price),

@@ -16,6 +16,7 @@ however much rests: that is the proportional hazard of Smith et al. (2003) and C
 costs one masked maximum. A pointer at nothing, or at an order of an agent, is a message of `Kind.NOTHING`.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -240,7 +241,8 @@ def filled(config: BookConfig, price: jax.Array, size: jax.Array) -> Book:
         "owner": jnp.full_like(size, BACKGROUND),
     }
     book = empty(config)
-    return book.replace(**{name: getattr(book, name).at[:, :count].set(value) for name, value in fields.items()})
+    written = {name: getattr(book, name).at[:, :count].set(value) for name, value in fields.items()}
+    return dataclasses.replace(book, **written)
 
 
 def sides(buys: jax.Array) -> jax.Array:

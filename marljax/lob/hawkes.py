@@ -11,6 +11,8 @@ it; those take their size of what stands at the best quote, and rarely go beyond
 Over a session, activity and the width of the book follow a profile: mornings are nervous.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -117,6 +119,9 @@ def mean_rates(law: Excitation) -> jax.Array:
     return rates
 
 
+halts, ends = flow.never_halts, flow.never_ends
+
+
 def initial_state(params: HawkesParams) -> HawkesState:
     """As many earlier events as on average."""
     law = params.excitation
@@ -154,9 +159,10 @@ def events(
         seconds float32[n] since the event before, type int32[n], and `exciting` after the last.
     """
     kernels, types = law.branching.shape[:2]
-    spontaneous, *waits, cause, effect = flow.uniforms(key, kernels + 3, n)
+    drawn = flow.uniforms(key, kernels + 3, n)
+    spontaneous, cause, effect = drawn[0], drawn[1], drawn[2]
     spontaneous = flow.exponentials(spontaneous) / jnp.sum(law.baseline * multiplier)
-    waits = flow.exponentials(jnp.stack(waits, axis=-1))
+    waits = flow.exponentials(drawn[3:].T)
     # Events that one of type j causes through kernel k, by type and in sum; where there is no cause, k = K.
     children = jnp.moveaxis(law.branching * multiplier[:, None], 1, 2)
     offspring = jnp.sum(children, axis=-1)
@@ -180,7 +186,7 @@ def events(
         exciting = exciting * jnp.exp(-law.decay * seconds)[:, None] + jump[event]
         return exciting, (seconds, event)
 
-    exciting, (seconds, event) = lax.scan(step, exciting, (spontaneous, waits, cause, effect))
+    exciting, (seconds, event) = lax.scan(step, exciting, (spontaneous, waits, cause, effect), unroll=2)
     return seconds, event, exciting
 
 
@@ -250,7 +256,8 @@ def message(draw: HawkesDraws, book: Book) -> Messages:
     market = draw.kind == Kind.MARKET
     takes = market & ~draw.sweeps
     kind = jnp.where(takes, Kind.IMMEDIATE_OR_CANCEL, made.kind)
-    return made.replace(
+    return dataclasses.replace(
+        made,
         kind=jnp.where(market & (ask - bid >= draw.crosses_below), Kind.NOTHING, kind),
         price=jnp.where(takes, opposite, made.price),
     )

