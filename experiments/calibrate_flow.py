@@ -42,6 +42,8 @@ class CalibrationConfig:
             raise InputError(f"max_distance must lie within 1 and 10000 ticks, got {self.max_distance}")
         if not self.decays or min(self.decays) <= 0 or len(set(self.decays)) < len(self.decays):
             raise InputError(f"decays must be distinct positive numbers [1/s], got {list(self.decays)}")
+        if not all(1e-6 <= decay <= 1e6 for decay in self.decays):
+            raise InputError(f"decays must lie within 1e-6 and 1e6 [1/s], got {list(self.decays)}")
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError("--run-dir names a file, not a folder", file=self.folder)
 
@@ -103,4 +105,4 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    run(main, CalibrationConfig, {"standard": CalibrationConfig()}, __doc__)
+    run(main, CalibrationConfig, {"standard": CalibrationConfig()}, __doc__, resumes=False)

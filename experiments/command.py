@@ -35,11 +35,12 @@ def run(
     presets: Mapping[str, ConfigT],
     description: str,
     args: Sequence[str] | None = None,
+    resumes: bool = True,
 ) -> NoReturn:
     """Parse the command line, call `main` and end the process.
 
     Exit codes: 0 done; 2 bad input or configuration, one line on stderr; 3 stopped by SIGINT or SIGTERM, to be resumed
-    by the same command; an exception that nobody expected keeps its traceback and gives 1. See `parse` for `presets`.
+    by the same command if it `resumes`; an exception that nobody expected keeps its traceback and gives 1. See `parse` for `presets`.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -48,10 +49,17 @@ def run(
         main(config)
     except InputError as error:
         _leave(BAD_INPUT, f"error: {error}")
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        _leave(BAD_INPUT, f"error: {error.filename}: {error.strerror}")
     except Stopped as stop:
         _leave(STOPPED, f"{stop}; run the same command again to resume")
     except KeyboardInterrupt:
-        _leave(STOPPED, "stopped; what is finished is kept, run the same command again to resume")
+        kept = (
+            "what is finished is kept, run the same command again to resume"
+            if resumes
+            else "run it again to begin anew"
+        )
+        _leave(STOPPED, f"stopped; {kept}")
     sys.exit(DONE)
 
 

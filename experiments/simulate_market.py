@@ -27,7 +27,7 @@ from marljax.lob import fair_value, hawkes, hawkes_market, zero_intelligence
 from marljax.lob.session import Session, from_recorded
 from marljax.lob.simulated import simulate
 from marljax.lob.types import BookConfig
-from marljax.runtime.artefacts import write_json
+from marljax.runtime.artefacts import write_atomic, write_json
 from marljax.runtime.config import to_json
 from marljax.runtime.progress import print_line
 from marljax.runtime.stages import hash_file, provenance
@@ -64,6 +64,8 @@ class SimulationConfig:
             raise InputError(f"seconds must lie within {_LEAST_SECONDS:g} and {_MOST_SECONDS:g}, got {self.seconds:g}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds must be distinct numbers, at least one, got {list(self.seeds)}")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise InputError(f"seeds must lie within 0 and 2**32 - 1, got {list(self.seeds)}")
         if not 20 <= self.slots <= 4096:
             raise InputError(f"slots must lie within 20 and 4096, got {self.slots}")
         unknown = sorted(set(self.like) - MEASURED.keys())
@@ -84,8 +86,8 @@ class SimulationConfig:
 def main(config: SimulationConfig) -> None:
     """Estimate if asked to, simulate, judge, write."""
     folder = config.folder
-    write_json(folder / "config.json", to_json(config))
     market = _market(config) if config.model == "hawkes" else None
+    write_json(folder / "config.json", to_json(config))
     sessions = {}
     for seed in config.seeds:
         model, params = _flow(config, market, seed)
@@ -97,7 +99,8 @@ def main(config: SimulationConfig) -> None:
         results = judge(session, config.like)
         part = folder / f"seed-{seed}"
         _write_events(part / "events.npz", session)
-        (part / "facts.md").write_text(f"Simulated, {config.model}, seed {seed}.\n\n{to_markdown(results)}")
+        facts_page = f"Simulated, {config.model}, seed {seed}.\n\n{to_markdown(results)}"
+        write_atomic(part / "facts.md", facts_page.encode())
         for line in summary(results):
             print_line(line)
         sessions[str(seed)] = {r.name: {"value": r.value, "band": [r.low, r.high], "pass": r.passed} for r in results}
@@ -163,4 +166,4 @@ def _write_events(path: Path, session: Session) -> None:
 
 
 if __name__ == "__main__":
-    run(main, SimulationConfig, {"standard": SimulationConfig()}, __doc__)
+    run(main, SimulationConfig, {"standard": SimulationConfig()}, __doc__, resumes=False)

@@ -85,6 +85,14 @@ class WatchConfig:
                 raise InputError(f"{name} must lie within 1 and {most}, got {getattr(self, name)}")
         if self.start_row < 0:
             raise InputError(f"start_row must not be negative, got {self.start_row}")
+        if self.start_row and self.source != "recorded":
+            raise InputError("--start-row goes with --source recorded")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must lie within 0 and 2**32 - 1, got {self.seed}")
+        for name in ("html", "png"):
+            page = getattr(self, name)
+            if page is not None and page.is_dir():
+                raise InputError(f"--{name} names a folder, and a file is to be written: {page}")
         if self.block > _LONGEST_BLOCK:
             least = -(-self.messages // _LONGEST_BLOCK)
             raise InputError(f"shots must be at least {least} for {self.messages} messages, got {self.shots}")
@@ -298,4 +306,4 @@ def photograph(browser: str, page: Path, shot: int, height: int, png: Path) -> N
 
 
 if __name__ == "__main__":
-    run(main, WatchConfig, {"standard": WatchConfig()}, __doc__)
+    run(main, WatchConfig, {"standard": WatchConfig()}, __doc__, resumes=False)

@@ -125,7 +125,7 @@ def order_book_params(
             [ticks/s].
         tick_value: currency of one tick on one lot.
         variance_seconds: seconds after which the weight of a squared move has fallen to 1/e.
-        halt_seconds: shortest step in a trading halt.
+        halt_seconds: of a step in a trading halt in which the flow's own clock stands still.
         desk: 0..1, how far directional traders and execution agents share their rewards.
 
     Raises:
@@ -157,4 +157,3 @@ def order_book_params(
         halt_seconds=jnp.float32(halt_seconds),
         desk=jnp.float32(desk),
     )
-

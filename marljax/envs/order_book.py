@@ -86,7 +86,9 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         stress = signals.lean(stress, state.market.signal, params.signal)
         draws, flow = self.flow.prepare(flow_key, state.flow, params.flow, stress, self.config.messages)
         halted = (stress.halted > 0.5) | self.flow.halts(draws)
-        seconds = jnp.where(halted, jnp.maximum(draws.seconds[-1], params.halt_seconds), draws.seconds[-1])
+        # A halt lasts as long as its draws, or where the flow itself stands still, as long as it is told to.
+        still = halted & (draws.seconds[-1] <= 0.0)
+        seconds = jnp.where(still, params.halt_seconds, draws.seconds[-1])
 
         instructions = orders.send(
             state.instructions,
@@ -147,7 +149,11 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         ]
         quotes = jax.tree.map(lambda *rows: jnp.concatenate(rows), *wanted)
         return lax.optimization_barrier(
-            Quotes(jnp.clip(quotes.price, state.book.lowest, state.book.highest), jnp.minimum(quotes.size, MAX_SIZE))
+            Quotes(
+                price=jnp.clip(quotes.price, state.book.lowest, state.book.highest),
+                size=jnp.minimum(quotes.size, MAX_SIZE),
+                replaces=quotes.replaces,
+            )
         )
 
     def own(self, state: OrderBookState) -> dict[str, Own]:

@@ -128,7 +128,7 @@ class OrderBookParams:
     scales: Scales
     tick_value: jax.Array  # float32[] currency of one tick on one lot
     variance_decay: jax.Array  # float32[] per second, of the variance that agents see
-    halt_seconds: jax.Array  # float32[] shortest step in a trading halt, during which no message may come
+    halt_seconds: jax.Array  # float32[] a step in a trading halt in which the flow's clock stands still
     desk: jax.Array  # float32[] 0..1, how far directional traders and execution agents share their rewards
 
 

@@ -5,8 +5,8 @@ takes is decided when the instruction arrives, by what has become of the order o
 a cancellation, or nothing. What filled on the way is taken off the size, so that nothing is bought twice. At an
 unchanged price an order keeps its place in the queue: it is made smaller where less is wanted and never larger.
 
-An order has at most one instruction under way; until that has arrived, no other is sent. So nothing is ever lost, and a
-slow agent cannot flood its line.
+An order has at most one instruction under way; until that has arrived, no other is sent, but for one that is to take
+its place. So nothing is lost that was not called back, and a slow agent cannot flood its line.
 """
 
 import dataclasses
@@ -41,6 +41,12 @@ class Quotes:
 
     price: jax.Array  # int32 ticks
     size: jax.Array  # int32 lots, 0 for no order
+    replaces: jax.Array  # bool whether it takes the place of an instruction under way
+
+    @classmethod
+    def of(cls, price: jax.Array, size: jax.Array) -> "Quotes":
+        """Quotes that wait until nothing else is under way."""
+        return cls(price, size, jnp.zeros(size.shape, bool))
 
 
 @struct.dataclass
@@ -55,7 +61,7 @@ class Instructions:
     @classmethod
     def none(cls, agents: int) -> "Instructions":
         zero = jnp.zeros((agents, 2), jnp.int32)
-        return cls(Quotes(zero, zero), zero, jnp.zeros((agents, 2), jnp.float32), jnp.zeros((agents, 2), bool))
+        return cls(Quotes.of(zero, zero), zero, jnp.zeros((agents, 2), jnp.float32), jnp.zeros((agents, 2), bool))
 
 
 @struct.dataclass
@@ -105,10 +111,11 @@ def send(instructions: Instructions, quotes: Quotes, standing: Standing, latency
     """
     same = standing.there & (quotes.price == standing.price) & (quotes.size >= standing.remaining)
     neither = ~standing.there & (quotes.size == 0)
-    sends = ~(instructions.waiting | same | neither)
+    waiting = instructions.waiting & ~quotes.replaces
+    sends = ~(waiting | same | neither)
     new = Instructions(quotes, standing.remaining, latency, jnp.ones_like(sends))
     kept = jax.tree.map(lambda new, old: jnp.where(sends, new, old), new, instructions)
-    return dataclasses.replace(kept, waiting=instructions.waiting | sends)
+    return dataclasses.replace(kept, waiting=waiting | sends)
 
 
 def arrivals(instructions: Instructions, standing: Standing, here: jax.Array) -> Arrival:

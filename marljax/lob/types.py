@@ -81,7 +81,7 @@ class Code:
     UNFILLABLE = 11
     """A fill-or-kill order that cannot be filled whole."""
     NO_RESERVE = 12
-    """An iceberg that would queue, and the side's `reserves` are taken."""
+    """An iceberg that would queue, and the side's `reserves` are taken, be it one that would give way."""
 
 
 @struct.dataclass
@@ -161,8 +161,8 @@ class Receipts:
 
 @struct.dataclass
 class Trades:
-    """The trades of a block in order; rows beyond `count` are zero. Of more than R trades R are kept and the others are
-    counted. Turnover and volumes do not depend on the record."""
+    """The trades of a block in order; rows beyond `count` are zero. Of more than R trades R are kept, whichever, and the
+    others are counted. Turnover and volumes do not depend on the record."""
 
     message: jax.Array  # int32[R] index of the incoming order within the block
     side: jax.Array  # int32[R] BUY or SELL, of the incoming order

@@ -195,6 +195,29 @@ def test_the_step_before_the_deadline_sweeps_what_is_left():
     assert asked(execution, (1, 1), self_with(position=40), done, WORK) == ([106, 0], [0, 0])
 
 
+def test_the_sweep_and_the_deadline_call_back_what_is_under_way():
+    asks = {
+        elapsed: asked(execution, [0.0, -1.0], self_with(position=40), parent(elapsed=elapsed), WORK)
+        for elapsed in (8, 9, 10, 11)
+    }
+    assert {elapsed: bool(quotes.replaces.all()) for elapsed, quotes in asks.items()} == {
+        8: False,
+        9: True,
+        10: True,
+        11: False,
+    }
+    under_way = orders.Instructions(asks[8], jnp.zeros(2, int), jnp.full(2, 0.5), jnp.array([True, False]))
+    nowhere = Standing(*(jnp.zeros(2, jnp.int32) for _ in range(4)))
+    swept = orders.send(under_way, asks[9], nowhere, jnp.full(2, 0.7))
+    assert swept.waiting.tolist() == [True, False]
+    assert swept.quotes.size.tolist() == [60, 0]
+    np.testing.assert_allclose(swept.seconds[0], 0.7)
+    over = parent(elapsed=10)
+    over = dataclasses.replace(over, obligation=jnp.int32(-40))
+    done = asked(execution, [0.0, -1.0], self_with(position=40), over, WORK)
+    assert not orders.send(swept, done, nowhere, jnp.full(2, 0.7)).waiting.any()
+
+
 def test_what_is_left_at_the_deadline_is_penalised_once_and_no_longer_owed():
     own = self_with(position=40)
     memory, reward = execution.settle(KEY, jnp.float32(2.0), world(), own, parent(elapsed=9), WORK)

@@ -57,6 +57,28 @@ def test_flags_change_the_preset_in_any_order(args):
     assert parse(*args) == Config("smoke", seed=7, data=Data(fee=2.0))
 
 
+def test_flags_are_checked_against_the_preset_they_are_given_with():
+    @dataclasses.dataclass(frozen=True)
+    class Halves:
+        """Two numbers of which one divides the other."""
+
+        preset: Literal["smoke", "demo"] = "demo"
+        """Where to start."""
+        whole: int = 64
+        """A number."""
+        part: int = 64
+        """Divides it."""
+
+        def __post_init__(self) -> None:
+            if self.whole % self.part:
+                raise InputError(f"part {self.part} does not divide whole {self.whole}")
+
+    presets = {"smoke": Halves("smoke", whole=8, part=8), "demo": Halves()}
+    assert command.parse(Halves, presets, "", ["--preset", "smoke", "--whole", "16"]) == Halves("smoke", 16, 8)
+    with pytest.raises(InputError, match="part 64 does not divide whole 16"):
+        command.parse(Halves, presets, "", ["--whole", "16"])
+
+
 def test_a_flag_may_take_several_values():
     assert parse("--data.path", "a", "b", "--seed", "1").data.path == (Path("a"), Path("b"))
 

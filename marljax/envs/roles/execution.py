@@ -6,8 +6,9 @@ minus its implementation shortfall (Perold 1988): cost of the fills against the 
 filled at the mark, net of fees.
 
 In the step before the deadline the agent's action is replaced by an order for everything left, `through` ticks beyond
-the other side's touch. What is still left after it is taken over at the mark for a `penalty` per lot, and the agent
-quotes no more; what its last order trades later stays its own.
+the other side's touch, which also takes the place of an instruction under way. What is still left after it is taken
+over at the mark for a `penalty` per lot. Then whatever is under way is called back, what stands is cancelled, and the
+agent quotes no more; what trades before the cancellation arrives stays its own.
 
 Observation: the market (mirrored for a seller), side, what is left of the parent [fraction], of the time [fraction],
 what the market moved against it since arrival, and its order.
@@ -127,7 +128,9 @@ def quotes(action: jax.Array, market: Market, own: Own, memory: Parent, params: 
     last = placed(jnp.float32(1.0), memory.side, market, params.behind, params.through)
     swept = one_sided(memory.side, last, remaining)
     closing = memory.elapsed >= params.deadline - 1
-    return jax.tree.map(lambda a, b: jnp.where(closing, a, b), swept, asked)
+    last_words = closing & (memory.elapsed <= params.deadline)
+    chosen = jax.tree.map(lambda a, b: jnp.where(closing, a, b), swept, asked)
+    return dataclasses.replace(chosen, replaces=jnp.broadcast_to(last_words, chosen.size.shape))
 
 
 def settle(

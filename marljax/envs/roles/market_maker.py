@@ -71,7 +71,7 @@ def quotes(action: jax.Array, market: Market, own: Own, memory: tuple[()], param
     ask = jnp.maximum(jnp.ceil(centre + half).astype(jnp.int32), bid + 1)
     room = jnp.maximum(params.max_position - own.position * jnp.array([1, -1]), 0)
     size = jnp.round(0.5 * (jnp.stack(sizes) + 1.0) * params.largest).astype(jnp.int32)
-    return standing_or(action, own, Quotes(jnp.stack([bid, ask]), jnp.minimum(size, room)))
+    return standing_or(action, own, Quotes.of(jnp.stack([bid, ask]), jnp.minimum(size, room)))
 
 
 def settle(

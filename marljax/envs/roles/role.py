@@ -202,13 +202,13 @@ def placed(
 def one_sided(side: jax.Array, price: jax.Array, size: jax.Array) -> Quotes:
     """One order and none on the other side."""
     mine = jnp.array([1, -1]) == side
-    return Quotes(price=jnp.where(mine, price, 0), size=jnp.where(mine, jnp.maximum(size, 0), 0))
+    return Quotes.of(price=jnp.where(mine, price, 0), size=jnp.where(mine, jnp.maximum(size, 0), 0))
 
 
 def standing_or(action: jax.Array, own: Own, quotes: Quotes) -> Quotes:
     """`quotes`, or what stands where an entry of the action is NaN."""
     keeps = jnp.any(jnp.isnan(action))
-    return Quotes(
+    return Quotes.of(
         price=jnp.where(keeps, own.orders.price, quotes.price),
         size=jnp.where(keeps, own.orders.remaining, quotes.size),
     )
