@@ -161,8 +161,8 @@ class Receipts:
 
 @struct.dataclass
 class Trades:
-    """The trades of a block in order; rows beyond `count` are zero. Of more than R trades R are kept, whichever, and the
-    others are counted. Turnover and volumes do not depend on the record."""
+    """The trades of a block in order; rows beyond `count` are zero. Of more than R trades R are kept, whichever, and
+    the others are counted. Turnover and volumes do not depend on the record."""
 
     message: jax.Array  # int32[R] index of the incoming order within the block
     side: jax.Array  # int32[R] BUY or SELL, of the incoming order

@@ -196,8 +196,9 @@ def test_the_step_before_the_deadline_sweeps_what_is_left():
 
 
 def test_the_sweep_and_the_deadline_call_back_what_is_under_way():
+    action = jnp.array([0.0, -1.0])
     asks = {
-        elapsed: asked(execution, [0.0, -1.0], self_with(position=40), parent(elapsed=elapsed), WORK)
+        elapsed: execution.quotes(action, world(), self_with(position=40), parent(elapsed=elapsed), WORK)
         for elapsed in (8, 9, 10, 11)
     }
     assert {elapsed: bool(quotes.replaces.all()) for elapsed, quotes in asks.items()} == {
@@ -214,7 +215,7 @@ def test_the_sweep_and_the_deadline_call_back_what_is_under_way():
     np.testing.assert_allclose(swept.seconds[0], 0.7)
     over = parent(elapsed=10)
     over = dataclasses.replace(over, obligation=jnp.int32(-40))
-    done = asked(execution, [0.0, -1.0], self_with(position=40), over, WORK)
+    done = execution.quotes(action, world(), self_with(position=40), over, WORK)
     assert not orders.send(swept, done, nowhere, jnp.full(2, 0.7)).waiting.any()
 
 
