@@ -40,7 +40,8 @@ def run(
     """Parse the command line, call `main` and end the process.
 
     Exit codes: 0 done; 2 bad input or configuration, one line on stderr; 3 stopped by SIGINT or SIGTERM, to be resumed
-    by the same command if it `resumes`; an exception that nobody expected keeps its traceback and gives 1. See `parse` for `presets`.
+    by the same command if it `resumes`; an exception that nobody expected keeps its traceback and gives 1. See `parse`
+    for `presets`.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -54,12 +55,8 @@ def run(
     except Stopped as stop:
         _leave(STOPPED, f"{stop}; run the same command again to resume")
     except KeyboardInterrupt:
-        kept = (
-            "what is finished is kept, run the same command again to resume"
-            if resumes
-            else "run it again to begin anew"
-        )
-        _leave(STOPPED, f"stopped; {kept}")
+        again = "what is finished is kept, run the same command again to resume" if resumes else "run it again"
+        _leave(STOPPED, f"stopped; {again}")
     sys.exit(DONE)
 
 
