@@ -4,8 +4,8 @@
 
 Blocks of 100 random messages meet books that already hold orders. With `--yardstick`, the path of a script with
 `empty`, `run` and `mk` (a book on sorted arrays, without accounts), both run in turn in this process and `ratio`
-compares them. The last line on stdout is one JSON object. `per_second` counts messages of the whole process; divide by `cores`
-for a figure per core, or pin the process to one core (taskset -c 0) as we do for the figures in the docs.
+compares them. The last line on stdout is one JSON object. `per_second` counts messages of the whole process; divide by
+`cores` for a figure per core, or pin the process to one core (taskset -c 0) as we do for the figures in the docs.
 """
 
 import argparse

@@ -10,13 +10,10 @@ never waits longer than that.
 """
 
 import math
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-
-Tree = TypeVar("Tree")
 
 
 @struct.dataclass
@@ -63,20 +60,6 @@ def sample(key: jax.Array, latency: Latency, volatility_ratio: jax.Array) -> jax
     return latency.floor + random * volatility_ratio**latency.exponent
 
 
-def arrival_order(key: jax.Array, seconds: jax.Array) -> jax.Array:
-    """The permutation that puts messages in order of arrival, every order of equals equally likely.
-
-    Args:
-        seconds: float32[M] arrival times.
-
-    Returns:
-        int32[M]: `seconds[arrival_order(key, seconds)]` ascends.
-    """
-    ticket = jax.random.bits(key, seconds.shape)
-    index = jnp.arange(seconds.shape[0], dtype=jnp.int32)
-    return jax.lax.sort((seconds, ticket, index), num_keys=2)[2]
-
-
 def merge(key: jax.Array, background: jax.Array, agents: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Where each message stands once a few agents' messages are merged into a sorted stream, by counting alone.
 
@@ -104,27 +87,6 @@ def merge(key: jax.Array, background: jax.Array, agents: jax.Array) -> tuple[jax
     index = jnp.arange(m, dtype=jnp.int32)
     passed = jnp.sum(after[:, None] <= index[None], axis=0, dtype=jnp.int32)
     return after + rank, index + passed
-
-
-def interleave(positions: jax.Array, background: Tree, agents: Tree) -> Tree:
-    """Rows of both pytrees in order of arrival.
-
-    Args:
-        positions: int32[A], the agents' positions from `merge`.
-        background: pytree of arrays [M, ...], in order of arrival.
-        agents: the same pytree of arrays [A, ...].
-
-    Returns:
-        The pytree of arrays [M + A, ...].
-    """
-    a, m = positions.shape[0], jax.tree.leaves(background)[0].shape[0]
-    slot = jnp.arange(m + a, dtype=jnp.int32)
-    passed = jnp.sum(positions[:, None] < slot[None], axis=0, dtype=jnp.int32)
-    here = positions[:, None] == slot[None]
-    which = jnp.sum(here * jnp.arange(a, dtype=jnp.int32)[:, None], axis=0, dtype=jnp.int32)
-    # A gather of the joined rows: on a CPU it costs 0.6 of two scatters.
-    source = jnp.where(jnp.any(here, axis=0), m + which, slot - passed)
-    return jax.tree.map(lambda b, a: jnp.concatenate([b, a])[source], background, agents)
 
 
 def arrives_late(uniforms: jax.Array, floor: jax.Array, mean: jax.Array, step_seconds: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 
-from marljax.market.latency import arrival_order, congested, constant, interleave, lognormal, merge, sample
+from marljax.market.latency import congested, constant, lognormal, merge, sample
 
 DRAWS = 100_000
 
@@ -72,23 +72,6 @@ def test_an_impossible_latency_is_refused_by_field_and_value(make, words):
         make()
 
 
-@given(st.lists(st.integers(0, 12), min_size=9, max_size=9), st.integers(0, 999))
-def test_arrival_order_is_a_permutation_that_sorts(times, seed):
-    seconds = np.asarray(times, np.float32)
-    order = np.asarray(jax.jit(arrival_order)(jax.random.key(seed), seconds))
-    assert sorted(order) == list(range(9))
-    np.testing.assert_array_equal(seconds[order], np.sort(seconds))
-
-
-def test_every_order_of_equal_arrivals_is_equally_likely():
-    seconds = jnp.array([0.3, 0.1, 0.3, 0.3])
-    orders = np.asarray(jax.vmap(lambda key: arrival_order(key, seconds))(KEYS[:24_000]))
-    expected = {(1, *rest) for rest in itertools.permutations((0, 2, 3))}
-    found = frequencies(orders)
-    assert found.keys() == expected
-    assert all(abs(share - 1 / 6) < 4 * np.sqrt(5 / 36 / 24_000) for share in found.values())
-
-
 @given(
     st.lists(st.integers(0, 9), min_size=7, max_size=7),
     st.lists(st.integers(0, 9), min_size=4, max_size=4),
@@ -139,17 +122,6 @@ def test_equal_tickets_of_equal_arrivals_still_take_every_position_once(monkeypa
     monkeypatch.setattr(jax.random, "bits", lambda key, shape: jnp.zeros(shape, jnp.uint32))
     theirs, mine = merge(KEYS[0], jnp.array([0.5, 0.5]), jnp.array([0.5, 0.5, 0.5]))
     assert sorted([*theirs.tolist(), *mine.tolist()]) == list(range(5))
-
-
-def test_rows_are_interleaved_at_their_positions():
-    background = {"price": jnp.arange(5, dtype=jnp.int32), "seconds": jnp.arange(10.0).reshape(5, 2) / 10}
-    agents = {"price": jnp.array([70, 80], jnp.int32), "seconds": jnp.full((2, 2), 9.0)}
-    theirs, mine = merge(jax.random.key(0), background["seconds"][:, 0], jnp.array([0.45, 0.15]))
-    rows = interleave(theirs, background, agents)
-    np.testing.assert_array_equal(rows["price"], [0, 80, 1, 2, 70, 3, 4])
-    np.testing.assert_array_equal(rows["seconds"][mine], background["seconds"])
-    np.testing.assert_array_equal(rows["seconds"][theirs], agents["seconds"])
-    chex.assert_trees_all_equal_dtypes(rows, background)
 
 
 def test_numbers_do_not_retrace():
