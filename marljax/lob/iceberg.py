@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from marljax.lob.accounting import Piece
+from marljax.lob.lanes import largest, total
 from marljax.lob.types import Book, BookConfig, Messages, Reserves
 
 
@@ -81,7 +82,7 @@ def store(
     consumed = book.consumed[own]
 
     taken = index == jnp.where(removed > 0, reserve.at, -1)
-    here = jnp.max(jnp.where(taken, book.end, 0))
+    here = jnp.max(largest(jnp.where(taken, book.end, 0)))
     end = book.end - jnp.where(mine & (book.end >= here), removed, 0)
     end = jnp.where(taken & (removed == reserve.size), consumed, end)
     size = book.size - jnp.where(taken, removed, 0)
@@ -89,7 +90,7 @@ def store(
     new = index == jnp.where(hides > 0, reserve.vacant_at, -1)
 
     def old(field: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(new, field, 0))
+        return jnp.sum(total(jnp.where(new, field, 0)))
 
     dead = old(end) <= consumed
     overwritten = Piece(
@@ -100,7 +101,7 @@ def store(
         owner=old(book.owner),
         left=jnp.zeros_like(own),
     )
-    base = jnp.maximum(jnp.max(jnp.where(mine & (book.key <= key + 1), end, 0)), consumed)
+    base = jnp.maximum(jnp.max(largest(jnp.where(mine & (book.key <= key + 1), end, 0))), consumed)
     end = end + jnp.where(mine & (end > base), hides, 0)
     reserves = _reserves(book)
     row = new[:, config.slots : config.slots + config.reserves]
@@ -137,16 +138,11 @@ def show(book: Book, other: jax.Array, config: BookConfig) -> tuple[Book, Piece]
     reserves = _reserves(book)
     shown_at, peak = reserves.shown[other], reserves.peak[other]
 
-    is_shown = index[..., None] == shown_at
-
-    def of_shown(field: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(is_shown, field[..., None], 0), (0, 1))
-
-    shown_end, shown_size = of_shown(book.end), of_shown(book.size)
+    shown_end, shown_size = book.end.reshape(-1)[shown_at], book.size.reshape(-1)[shown_at]
     shows = (end > stop) & (shown_end <= stop)
     lots = jnp.where(shows, jnp.minimum(peak, size), 0)
     price = jnp.max(jnp.where(shows, key - 1, -(2**30)))
-    base = jnp.maximum(jnp.max(jnp.where(theirs & (book.key <= price), book.end, 0)), stop)
+    base = jnp.maximum(jnp.max(largest(jnp.where(theirs & (book.key <= price), book.end, 0))), stop)
     before = jnp.sum(jnp.where(end[:, None] < end, lots[:, None], 0), 0)
     behind = jnp.sum(jnp.where(end[:, None] > end, lots[:, None], 0), 0)
     # What moves to the front of a reserve's price no longer stands before it, but behind it nothing changes.
@@ -155,9 +151,14 @@ def show(book: Book, other: jax.Array, config: BookConfig) -> tuple[Book, Piece]
     new_end = jnp.where(level, jnp.where(new_size > 0, end + behind, stop), end)
 
     replaced = jnp.where(shows, shown_at, -1)
-    fresh = index[..., None] == replaced
-    all_end = jnp.where(jnp.any(fresh, -1), jnp.sum(jnp.where(fresh, base + before + lots, 0), -1), book.end)
-    all_size = jnp.where(jnp.any(fresh, -1), jnp.sum(jnp.where(fresh, lots, 0), -1), book.size)
+    all_end, all_size = book.end, book.size
+    for reserve in range(config.reserves):
+        fresh = index == replaced[reserve]
+        all_end = jnp.where(fresh, base + before[reserve] + lots[reserve], all_end)
+        all_size = jnp.where(fresh, lots[reserve], all_size)
+        hidden = index == other * n_slots + config.slots + reserve
+        all_end = jnp.where(hidden, new_end[reserve], all_end)
+        all_size = jnp.where(hidden, new_size[reserve], all_size)
     pieces = Piece(
         key=key - 1,
         start=shown_end - shown_size,
@@ -166,10 +167,7 @@ def show(book: Book, other: jax.Array, config: BookConfig) -> tuple[Book, Piece]
         owner=book.owner[other, part],
         left=jnp.zeros_like(lots),
     )
-    after = dataclasses.replace(
-        book, end=all_end.at[other, part].set(new_end), size=all_size.at[other, part].set(new_size)
-    )
-    return after, pieces
+    return dataclasses.replace(book, end=all_end, size=all_size), pieces
 
 
 def _reserves(book: Book) -> Reserves:
