@@ -46,15 +46,7 @@ CLASSICAL: dict[str, dict[str, Policy]] = {
 }
 """Benchmarks of each role, by name."""
 LEARNED = "learned"
-_PPO = PPOConfig(
-    n_envs=48,
-    n_steps=100,
-    learning_rate=2e-3,
-    discount=1.0,
-    gae_lambda=0.95,
-    value_clip=10.0,
-    entropy_coefficient=0.0,
-)
+_PPO = PPOConfig(n_envs=96, n_steps=40, learning_rate=1e-3, discount=1.0, value_clip=10.0, entropy_coefficient=0.003)
 """An episode is judged by its sum, so nothing is discounted; a rollout is a whole episode, since all worlds are at the
 same time of theirs and a part would teach that part alone."""
 
@@ -63,11 +55,11 @@ same time of theirs and a part would teach that part alone."""
 class WorldConfig:
     """The simulated market, and the rules of its two agents."""
 
-    messages: int = 40
+    messages: int = 100
     """Background messages in a step, after which both agents decide anew [count]."""
     slots: int = 64
     """Orders that can rest on one side of the book [count]."""
-    episode_steps: int = 100
+    episode_steps: int = 40
     """Length of an episode [steps]."""
     distances: int = 10
     """Distances from the opposite best quote at which the background's limit orders arrive [ticks]."""
@@ -78,7 +70,7 @@ class WorldConfig:
         nearest=0.0, furthest=1.5, skew=1.0, largest=4, max_position=12, aversion=5e-5
     )
     execution: ExecutionParams = ExecutionParams(
-        parent=12, deadline=90, largest=0.25, behind=1.0, through=1.0, penalty=0.05
+        parent=12, deadline=36, largest=0.25, behind=1.0, through=1.0, penalty=0.05
     )
 
     def __post_init__(self) -> None:
@@ -99,7 +91,7 @@ class LeagueConfig:
 
     seeds: int = 10
     """Independent repetitions of the whole training [count]."""
-    chunks: int = 60
+    chunks: int = 110
     """Updates of each agent, each a rollout of n-envs x n-steps [count]."""
     critic_chunks: int = 5
     """Of these, at the beginning, updates in which only the critics learn: what an action costs later must be known
@@ -111,16 +103,12 @@ class LeagueConfig:
     """Share of episodes against classical opponents after the first round [1]."""
     reach: float = 1.0
     """How far a learned action may be from that of the classical strategy it corrects [half an action's range]."""
-    dead: float = 0.4
-    """Corrections smaller than this fraction of the largest are none, for an order that is moved by noise at every step
-    never gets to the front of its queue [1]."""
     market_maker: PPOConfig = dataclasses.replace(_PPO, reward_scale=10.0)
-    execution: PPOConfig = dataclasses.replace(_PPO, reward_scale=4.0)
+    execution: PPOConfig = dataclasses.replace(_PPO, n_envs=192, reward_scale=4.0, entropy_coefficient=0.01)
 
     def __post_init__(self) -> None:
         require_counts(self, "seeds", "chunks", "rounds")
         require_shares(self, "classical_share")
-        require(self, "at least 0 and below 1", lambda x: 0 <= x < 1, "dead")
         require_positive(self, "reach")
         require(self, "at least 0 and below chunks", lambda n: 0 <= n < self.chunks, "critic_chunks")
         require(self, "no more than chunks", lambda rounds: rounds <= self.chunks, "rounds")
@@ -188,9 +176,7 @@ class Training:
 
     def corrected(self, role: str, classical: dict[str, tuple[Any, ...]], learned: PolicyParams) -> CorrectedParams:
         """The params of `policy`."""
-        return CorrectedParams(
-            self.base(role, classical), jnp.float32(self.config.reach), jnp.float32(self.config.dead), learned
-        )
+        return CorrectedParams(self.base(role, classical), jnp.float32(self.config.reach), learned)
 
     def init(self, key: jax.Array, world: OrderBookParams, classical: dict[str, tuple[Any, ...]]) -> League:
         keys = dict(zip(OTHER, jax.random.split(key), strict=True))

@@ -11,6 +11,8 @@ from flax import struct
 
 from marljax.envs.order_book import OrderBookEnv, OrderBookParams
 from marljax.envs.roles import ROLES
+from marljax.lob.snapshot import levels
+from marljax.lob.types import Book
 from stages.order_book import (
     CLASSICAL,
     EXECUTION,
@@ -20,6 +22,9 @@ from stages.order_book import (
 )
 from stages.order_book_players import Corrected, Population, PopulationParams
 
+CLOSING_LEVELS = 12
+"""Price levels that the closing of a position may take."""
+
 
 @struct.dataclass
 class Outcome:
@@ -27,6 +32,7 @@ class Outcome:
 
     profit: jax.Array  # float32[] currency, of the market maker, net of fees, its inventory at the mid
     adjusted: jax.Array  # float32[] currency, the same less the charge on inventory: the sum of its rewards
+    closed: jax.Array  # float32[] currency, the profit when its last position is traded into the book it faces
     shortfall: jax.Array  # float32[] ticks per lot of the parent order, cost against the arrival price, net of fees
     inventory: jax.Array  # float32[] lots, mean absolute position of the market maker
     swept: jax.Array  # float32[] fraction of the parent that was left for the closing order
@@ -87,8 +93,11 @@ class Contest:
         keys = jax.random.split(key, self.env.config.episode_steps)
         (_, state, _), (reward, left, moments) = jax.lax.scan(step, (obs, state, carry), keys)
         rules = world.roles[EXECUTION]
+        profit = state.net(world.tick_value)[1]
+        taker = state.conditions.fees.taker_per_lot * jnp.abs(state.ledger.position[1])
         outcome = Outcome(
-            profit=state.net(world.tick_value)[1],
+            profit=profit,
+            closed=profit - world.tick_value * closing_cost(state.book, state.ledger.position[1]) - taker,
             adjusted=jnp.sum(reward[MAKER]),
             shortfall=-jnp.sum(reward[EXECUTION]) / (world.tick_value * rules.parent[0]),
             inventory=jnp.mean(jnp.abs(moments.inventory).astype(jnp.float32)),
@@ -107,6 +116,23 @@ class Contest:
             inventory=state.ledger.position[1],
             left=left,
         )
+
+
+def closing_cost(book: Book, position: jax.Array) -> jax.Array:
+    """What it costs to trade a position into a book level by level, float32[] ticks x lots against the mid.
+
+    What exceeds the book's best levels is priced at the last of them.
+    """
+    seen = levels(book, CLOSING_LEVELS)
+    sells = position > 0
+    price = jnp.where(sells, seen.bid_price, seen.ask_price)
+    size = jnp.where(sells, seen.bid_size, seen.ask_size)
+    lots = jnp.abs(position)
+    before = jnp.cumsum(size) - size
+    taken = jnp.clip(lots - before, 0, size)
+    away = jnp.abs(price - 0.5 * (seen.bid_price[0] + seen.ask_price[0]))
+    last = jnp.max(jnp.where(size > 0, away, 0.0))
+    return jnp.sum(taken * away) + (lots - jnp.sum(taken)) * last
 
 
 class Judge:

@@ -54,14 +54,12 @@ class CorrectedParams:
 
     base: Any  # the params of the classical strategy
     reach: jax.Array  # float32[] of the largest correction
-    dead: jax.Array  # float32[] 0..1, corrections that are smaller than this are none
     learned: PolicyParams
 
     def act(self, base: Policy, obs: jax.Array, correction: jax.Array) -> jax.Array:
         """The corrected action, float32[A] in [-1, 1]. Classical strategies of both roles remember nothing."""
         action, _ = base.apply(self.base, obs, base.init_carry(), jax.random.key(0), True)
-        beyond = jnp.sign(correction) * jnp.maximum(jnp.abs(correction) - self.dead, 0.0) / (1.0 - self.dead)
-        return jnp.clip(action + self.reach * beyond, -1.0, 1.0)
+        return jnp.clip(action + self.reach * correction, -1.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

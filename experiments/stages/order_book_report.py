@@ -148,7 +148,7 @@ def _result(summary: dict[str, Any]) -> str:
                 rows.append(
                     [
                         escape(NAMES[name]) + star,
-                        f"{met} opponents",
+                        f"{met}",
                         f"{row['learned']:.3f}",
                         f"{row['benchmark']:.3f}",
                         f"{estimate:+.3f}<small>{low:+.3f} to {high:+.3f}</small>",
@@ -156,8 +156,10 @@ def _result(summary: dict[str, Any]) -> str:
                         f'<span class="verdict {css}">{row["verdict"]}</span>',
                     ]
                 )
-        heads = ["Benchmark", "Met", "Learned", "Benchmark's", "Ahead by", "Seeds ahead", "The learned agent is"]
-        parts.append(f"<h3>The {ROLE_NAMES[role]}, {UNIT[role]}</h3>" + table(heads, rows, text_columns=2))
+        heads = ["Benchmark", "Opponents", "Learned", "Benchmark's", "Ahead by", "Seeds ahead", "The learned agent is"]
+        parts.append(
+            f"<h3>The {ROLE_NAMES[role]}, {UNIT[role]}</h3>" + table(heads, rows, text_columns=2, css="metrics")
+        )
     parts.append('<p class="note">* the best benchmark on the validation episodes. Less shortfall is better.</p>')
     return "".join(parts)
 
@@ -168,6 +170,7 @@ def _pairings(cells: dict[str, dict[str, Any]]) -> str:
     for metric, heading in (
         ("adjusted", f"The market maker, {UNIT[MAKER]}"),
         ("profit", "The market maker's plain profit, currency per episode, inventory at the mid"),
+        ("closed", "The same, inventory at the end traded into the book as it stands, with the taker's fee"),
         ("inventory", "The market maker's mean absolute inventory, lots"),
         ("shortfall", f"The schedule, {UNIT[EXECUTION]}"),
         ("swept", "Left to the order at the deadline, fraction of the parent"),
@@ -249,6 +252,6 @@ def _method(summary: dict[str, Any], command: str) -> str:
         f"the {summary['seeds']} seeds' mean differences.",
         f"Env steps of training per seed: {steps}. Benchmarks were tuned on validation episodes, with as many trials "
         "for each.",
-        f"Device: {summary['device']}; {summary['dtype']}.",
+        f"Device: {summary['device']['cores']} core(s) of kind {summary['device']['kind']}; {summary['dtype']}.",
     ]
     return f"<ul>{''.join(f'<li>{escape(str(x))}</li>' for x in points)}</ul><pre>{escape(command)}</pre>"

@@ -19,6 +19,9 @@ from marljax.envs.roles import ROLES
 from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.envs.roles.role import Scales, agents
+from marljax.lob import messages
+from marljax.lob.matching import empty, process
+from marljax.lob.types import BUY, SELL, BookConfig
 from stages.order_book import (
     CLASSICAL,
     EXECUTION,
@@ -28,6 +31,7 @@ from stages.order_book import (
     Training,
 )
 from stages.order_book_benchmarks import strategies
+from stages.order_book_contest import closing_cost
 from stages.order_book_players import Corrected, CorrectedParams, Population, PopulationParams
 from stages.order_book_report import compare, interval, t_quantile, verdict
 from tests.reference.browser import CHROMIUM, problems, seen_by_browser
@@ -83,13 +87,26 @@ def test_a_correction_starts_as_the_strategy_that_it_corrects_and_reaches_as_far
     corrected = Corrected(CLASSICAL[MAKER]["glft"], LeagueConfig().policy(MAKER))
     n = len(ROLES[MAKER].OBSERVATION)
     obs = jax.random.normal(jax.random.key(1), (n,))
-    fresh = CorrectedParams(made, jnp.float32(0.3), jnp.float32(0.5), corrected.learned.init(jax.random.key(0), n))
+    fresh = CorrectedParams(made, jnp.float32(0.3), corrected.learned.init(jax.random.key(0), n))
     base, _ = corrected.base.apply(made, obs, (), jax.random.key(0), True)
     action, _ = corrected.apply(fresh, obs, (), jax.random.key(0), True)
-    np.testing.assert_array_equal(action, base)
-    for correction, change in ((1.0, 0.3), (0.75, 0.15), (0.5, 0.0), (-0.4, 0.0), (-0.75, -0.15)):
+    np.testing.assert_allclose(action, base, atol=0.01)
+    for correction, change in ((1.0, 0.3), (0.5, 0.15), (-1.0, -0.3)):
         corrected_action = fresh.act(corrected.base, obs, jnp.full(4, correction))
         np.testing.assert_allclose(corrected_action, jnp.clip(base + change, -1.0, 1.0), atol=1e-6)
+
+
+def test_closing_a_position_walks_the_book():
+    block = [
+        messages.limit(BUY, price=100, size=2, id=1, owner=0),
+        messages.limit(BUY, price=97, size=3, id=2, owner=0),
+        messages.limit(SELL, price=102, size=9, id=3, owner=0),
+    ]
+    config = BookConfig(slots=8, owners=1)
+    book, _ = process(empty(config), messages.stack(block), config)
+    # The mid is 101: two lots a tick below it and three lots four ticks below; then there is nothing more.
+    for position, cost in ((0, 0.0), (2, 2.0), (4, 10.0), (7, 22.0), (-3, 3.0)):
+        assert float(closing_cost(book, jnp.int32(position))) == cost
 
 
 def test_interval_is_student_s():
@@ -168,7 +185,7 @@ def test_schedules_range_from_next_to_even_to_nearly_all_at_once():
     [
         (["--league.seeds", "1"], "league.seeds must be at least 2 for an interval, got 1"),
         (["--batch", "48"], "batch 48 does not divide evaluation_episodes 64"),
-        (["--world.execution.deadline", "500"], "world.execution.deadline 500 is after the episode's 100 steps"),
+        (["--world.execution.deadline", "500"], "world.execution.deadline 500 is after the episode's 40 steps"),
         (["--league.rounds", "500"], "rounds"),
         (["--league.critic-chunks", "500"], "critic_chunks"),
         (["--league.market-maker.n-minibatches", "7"], "n_minibatches 7 does not divide n_steps"),
