@@ -38,7 +38,7 @@ def test_every_file_it_points_to_exists(page, folder, least):
 
 
 def test_every_path_the_market_page_names_exists():
-    named = set(re.findall(r"\b(?:marljax|experiments)/[\w/]+(?:\.py)?", MARKET))
+    named = set(re.findall(r"\b(?:marljax|experiments)/[\w/]+(?:\.py|\.json)?", MARKET))
     assert len(named) > 12
     for path in named:
         assert (ROOT / path).exists(), path
