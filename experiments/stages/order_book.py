@@ -91,7 +91,7 @@ class LeagueConfig:
 
     seeds: int = 10
     """Independent repetitions of the whole training [count]."""
-    chunks: int = 110
+    chunks: int = 100
     """Updates of each agent, each a rollout of n-envs x n-steps [count]."""
     critic_chunks: int = 5
     """Of these, at the beginning, updates in which only the critics learn: what an action costs later must be known
@@ -104,7 +104,7 @@ class LeagueConfig:
     reach: float = 1.0
     """How far a learned action may be from that of the classical strategy it corrects [half an action's range]."""
     market_maker: PPOConfig = dataclasses.replace(_PPO, reward_scale=10.0)
-    execution: PPOConfig = dataclasses.replace(_PPO, n_envs=192, reward_scale=4.0, entropy_coefficient=0.01)
+    execution: PPOConfig = dataclasses.replace(_PPO, reward_scale=4.0, entropy_coefficient=0.01)
 
     def __post_init__(self) -> None:
         require_counts(self, "seeds", "chunks", "rounds")

@@ -11,8 +11,6 @@ from flax import struct
 
 from marljax.envs.order_book import OrderBookEnv, OrderBookParams
 from marljax.envs.roles import ROLES
-from marljax.lob.snapshot import levels
-from marljax.lob.types import Book
 from stages.order_book import (
     CLASSICAL,
     EXECUTION,
@@ -20,19 +18,16 @@ from stages.order_book import (
     MAKER,
     OTHER,
 )
-from stages.order_book_players import Corrected, Population, PopulationParams
-
-CLOSING_LEVELS = 12
-"""Price levels that the closing of a position may take."""
+from stages.order_book_players import Corrected, Population, PopulationParams, closing_cost
 
 
 @struct.dataclass
 class Outcome:
     """What one episode came to."""
 
-    profit: jax.Array  # float32[] currency, of the market maker, net of fees, its inventory at the mid
-    adjusted: jax.Array  # float32[] currency, the same less the charge on inventory: the sum of its rewards
-    closed: jax.Array  # float32[] currency, the profit when its last position is traded into the book it faces
+    adjusted: jax.Array  # float32[] currency, the market maker's profit less the charge on its inventory
+    profit: jax.Array  # float32[] currency, net of fees and of closing its last position
+    marked: jax.Array  # float32[] currency, net of fees, its last position at the mid
     shortfall: jax.Array  # float32[] ticks per lot of the parent order, cost against the arrival price, net of fees
     inventory: jax.Array  # float32[] lots, mean absolute position of the market maker
     swept: jax.Array  # float32[] fraction of the parent that was left for the closing order
@@ -93,12 +88,12 @@ class Contest:
         keys = jax.random.split(key, self.env.config.episode_steps)
         (_, state, _), (reward, left, moments) = jax.lax.scan(step, (obs, state, carry), keys)
         rules = world.roles[EXECUTION]
-        profit = state.net(world.tick_value)[1]
-        taker = state.conditions.fees.taker_per_lot * jnp.abs(state.ledger.position[1])
+        marked = state.net(world.tick_value)[1]
+        closing = closing_cost(state, world)
         outcome = Outcome(
-            profit=profit,
-            closed=profit - world.tick_value * closing_cost(state.book, state.ledger.position[1]) - taker,
-            adjusted=jnp.sum(reward[MAKER]),
+            adjusted=jnp.sum(reward[MAKER]) - closing,
+            profit=marked - closing,
+            marked=marked,
             shortfall=-jnp.sum(reward[EXECUTION]) / (world.tick_value * rules.parent[0]),
             inventory=jnp.mean(jnp.abs(moments.inventory).astype(jnp.float32)),
             swept=left[rules.deadline[0] - 1],
@@ -116,23 +111,6 @@ class Contest:
             inventory=state.ledger.position[1],
             left=left,
         )
-
-
-def closing_cost(book: Book, position: jax.Array) -> jax.Array:
-    """What it costs to trade a position into a book level by level, float32[] ticks x lots against the mid.
-
-    What exceeds the book's best levels is priced at the last of them.
-    """
-    seen = levels(book, CLOSING_LEVELS)
-    sells = position > 0
-    price = jnp.where(sells, seen.bid_price, seen.ask_price)
-    size = jnp.where(sells, seen.bid_size, seen.ask_size)
-    lots = jnp.abs(position)
-    before = jnp.cumsum(size) - size
-    taken = jnp.clip(lots - before, 0, size)
-    away = jnp.abs(price - 0.5 * (seen.bid_price[0] + seen.ask_price[0]))
-    last = jnp.max(jnp.where(size > 0, away, 0.0))
-    return jnp.sum(taken * away) + (lots - jnp.sum(taken)) * last
 
 
 class Judge:

@@ -9,6 +9,7 @@ from flax import struct
 
 from marljax.agents.policy import PolicyParams, TanhGaussianPolicy
 from marljax.envs.environment import Step
+from marljax.envs.order_book_types import OrderBookParams, OrderBookState
 from marljax.envs.single_role import Policy, SingleRole, SingleRoleParams, SingleRoleState
 
 
@@ -90,7 +91,8 @@ class CorrectedRoleParams(SingleRoleParams):
 class CorrectedRole(SingleRole):
     """One agent's env, in which actions are corrections.
 
-    What is judged is an episode, and its end is observed, so that to the learner it is one: nothing comes after it.
+    What is judged is an episode, and its end is observed, so that to the learner it is one: nothing comes after it, and
+    a market maker has to close its position. Without that, it would buy at the end whatever is cheaper than the mid.
     """
 
     base: Policy
@@ -98,4 +100,26 @@ class CorrectedRole(SingleRole):
     def step_env(self, key: jax.Array, state: SingleRoleState, action: jax.Array, params: CorrectedRoleParams) -> Step:
         corrected = params.correction.act(self.base, state.obs[self.role][self.agent], action)
         obs, state, reward, terminated, truncated, info = super().step_env(key, state, corrected, params)
-        return obs, state, reward, terminated | truncated, jnp.zeros_like(truncated), info
+        ends = terminated | truncated
+        if self.role == "market_maker":
+            reward = reward - jnp.where(ends, closing_cost(state.world, params.world), 0.0)
+        return obs, state, reward, ends, jnp.zeros_like(truncated), info
+
+
+def closing_cost(state: OrderBookState, params: OrderBookParams) -> jax.Array:
+    """What the first agent pays, against the mid and in fees, to trade its position into the book that it faces,
+    float32[] currency. Its own order is left out, and what exceeds the book is priced at its worst order."""
+    book, position, owner = state.book, state.ledger.position[1], 1
+    facing = jnp.where(position > 0, 0, 1)
+    key, end, size, owners = (x[facing] for x in (book.key, book.end, book.size, book.owner))
+    lots, start = jnp.abs(position), end - size - book.consumed[facing]
+    alive = end > book.consumed[facing]
+    own = alive & (owners == owner)
+    ahead = start - jnp.where(start > jnp.max(jnp.where(own, start, -1)), jnp.sum(jnp.where(own, size, 0)), 0)
+    theirs = alive & ~own
+    taken = jnp.where(theirs, jnp.clip(lots - ahead, 0, size), 0)
+    away = 0.5 * jnp.abs(2 * (key >> 1) * jnp.where(facing == 0, -1, 1) - state.market.mark)
+    worst = jnp.max(jnp.where(theirs, away, 0.0))
+    ticks = jnp.sum(taken * away) + (lots - jnp.sum(taken)) * worst
+    fees = jax.tree.map(lambda x: x[1] if x.ndim else x, state.conditions.fees)
+    return params.tick_value * ticks + fees.taker_per_lot * lots

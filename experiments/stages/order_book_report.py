@@ -29,7 +29,7 @@ NAMES = {
 ROLE_NAMES = {MAKER: "market maker", EXECUTION: "execution agent"}
 METRIC = {MAKER: "adjusted", EXECUTION: "shortfall"}
 UNIT = {
-    MAKER: "currency per episode, net of fees and of the charge on inventory",
+    MAKER: "currency per episode",
     EXECUTION: "ticks of implementation shortfall per lot",
 }
 _COLOUR = {MAKER: STRATEGY_COLOURS[0], EXECUTION: STRATEGY_COLOURS[1]}
@@ -169,8 +169,8 @@ def _pairings(cells: dict[str, dict[str, Any]]) -> str:
     parts = []
     for metric, heading in (
         ("adjusted", f"The market maker, {UNIT[MAKER]}"),
-        ("profit", "The market maker's plain profit, currency per episode, inventory at the mid"),
-        ("closed", "The same, inventory at the end traded into the book as it stands, with the taker's fee"),
+        ("profit", "The same without the charge on inventory"),
+        ("marked", "The same with the last position at the mid: what it would be if nobody had to close one"),
         ("inventory", "The market maker's mean absolute inventory, lots"),
         ("shortfall", f"The schedule, {UNIT[EXECUTION]}"),
         ("swept", "Left to the order at the deadline, fraction of the parent"),
@@ -250,6 +250,8 @@ def _method(summary: dict[str, Any], command: str) -> str:
         f"The comparison took {summary['episodes']} {summary['evaluated_on']} episodes for every seed and pairing: the "
         "same markets and random numbers for everybody, other ones for every seed. An interval is Student's t over "
         f"the {summary['seeds']} seeds' mean differences.",
+        "The market maker's result is net of fees, of closing its last position by trading it into the book as it "
+        "stands, and of a charge on squared inventory at every step, in learning and tuning as well.",
         f"Env steps of training per seed: {steps}. Benchmarks were tuned on validation episodes, with as many trials "
         "for each.",
         f"Device: {summary['device']['cores']} core(s) of kind {summary['device']['kind']}; {summary['dtype']}.",

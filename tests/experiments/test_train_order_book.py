@@ -22,6 +22,7 @@ from marljax.envs.roles.role import Scales, agents
 from marljax.lob import messages
 from marljax.lob.matching import empty, process
 from marljax.lob.types import BUY, SELL, BookConfig
+from marljax.market.fees import fee_schedule
 from stages.order_book import (
     CLASSICAL,
     EXECUTION,
@@ -31,8 +32,7 @@ from stages.order_book import (
     Training,
 )
 from stages.order_book_benchmarks import strategies
-from stages.order_book_contest import closing_cost
-from stages.order_book_players import Corrected, CorrectedParams, Population, PopulationParams
+from stages.order_book_players import Corrected, CorrectedParams, Population, PopulationParams, closing_cost
 from stages.order_book_report import compare, interval, t_quantile, verdict
 from tests.reference.browser import CHROMIUM, problems, seen_by_browser
 
@@ -96,17 +96,24 @@ def test_a_correction_starts_as_the_strategy_that_it_corrects_and_reaches_as_far
         np.testing.assert_allclose(corrected_action, jnp.clip(base + change, -1.0, 1.0), atol=1e-6)
 
 
-def test_closing_a_position_walks_the_book():
+def test_closing_a_position_walks_the_book_past_one_s_own_order():
     block = [
         messages.limit(BUY, price=100, size=2, id=1, owner=0),
-        messages.limit(BUY, price=97, size=3, id=2, owner=0),
-        messages.limit(SELL, price=102, size=9, id=3, owner=0),
+        messages.limit(BUY, price=99, size=5, id=2, owner=1),
+        messages.limit(BUY, price=97, size=3, id=3, owner=0),
+        messages.limit(SELL, price=102, size=9, id=4, owner=0),
     ]
-    config = BookConfig(slots=8, owners=1)
-    book, _ = process(empty(config), messages.stack(block), config)
+    book, _ = process(empty(BookConfig(slots=8, owners=2)), messages.stack(block), BookConfig(slots=8, owners=2))
+    params = SimpleNamespace(tick_value=0.5)
     # The mid is 101: two lots a tick below it and three lots four ticks below; then there is nothing more.
-    for position, cost in ((0, 0.0), (2, 2.0), (4, 10.0), (7, 22.0), (-3, 3.0)):
-        assert float(closing_cost(book, jnp.int32(position))) == cost
+    for position, ticks in ((0, 0.0), (2, 2.0), (4, 10.0), (7, 22.0), (-3, 3.0)):
+        state = SimpleNamespace(
+            book=book,
+            ledger=SimpleNamespace(position=jnp.array([-position, position])),
+            market=SimpleNamespace(mark=jnp.int32(202)),
+            conditions=SimpleNamespace(fees=fee_schedule(taker_per_lot=0.1)),
+        )
+        assert float(closing_cost(state, params)) == pytest.approx(0.5 * ticks + 0.1 * abs(position))
 
 
 def test_interval_is_student_s():
