@@ -43,22 +43,24 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """Whole numbers 0..n-1."""
+    """Whole numbers 0..n-1.
+
+    Where `masked`, the last n entries of an agent's observation say which of them are allowed now: 1 yes, 0 no. The mask
+    is part of the observation because a policy is a function of nothing else.
+    """
 
     n: int
+    shape: tuple[int, ...] = ()
+    masked: bool = False
     dtype: Any = jnp.int32
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return ()
-
     def sample(self, key: jax.Array) -> jax.Array:
-        """Uniform, int32[]."""
-        return jax.random.randint(key, (), 0, self.n, self.dtype)
+        """Uniform, int32 of shape `shape`, masks ignored."""
+        return jax.random.randint(key, self.shape, 0, self.n, self.dtype)
 
     def contains(self, x: jax.Array) -> jax.Array:
-        """bool[] whether 0 <= x < n."""
-        return jnp.logical_and(x.shape == (), jnp.all((x >= 0) & (x < self.n)))
+        """bool[] whether x has this shape and 0 <= x < n."""
+        return jnp.logical_and(x.shape == self.shape, jnp.all((x >= 0) & (x < self.n)))
 
 
 Space = Box | Discrete
