@@ -2,21 +2,24 @@
 
 The flow's messages meet the book one by one, in jitted blocks, and the book's best levels are kept after each. Messages
 that did nothing (a cancellation that found no order) leave no event. An order that trades and then rests is an
-execution for each order it reached and a limit order.
+execution for each order it reached and a limit order. An order that gives way on a full side leaves no event either.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from marljax.data.schema import InputError
 from marljax.lob.matching import process
 from marljax.lob.session import EventKind, Session
-from marljax.lob.snapshot import levels
+from marljax.lob.snapshot import levels, order
 from marljax.lob.stress import Stress, calm
 from marljax.lob.types import BookConfig, Kind
 
@@ -47,6 +50,9 @@ def simulate(
         stress: of the whole session; calm by default.
         product: its name.
         on_block: called with the seconds simulated so far, now and then.
+
+    Raises:
+        InputError: an order met more others than `BookConfig.trades`, so that some trades are not known.
     """
     stress = calm() if stress is None else stress
     book_key, key = jax.random.split(key)
@@ -74,10 +80,16 @@ def _blocks(
 ) -> Any:
     def one(book: Any, draw: Any) -> Any:
         draws = jax.tree.map(lambda x: x[None], draw)
-        book, report = process(book, draws, config, respond=lambda book, draw: model.message(draw, book))
+        after, report = process(book, draws, config, respond=lambda book, draw: model.message(draw, book))
         made, receipts = jax.tree.map(lambda x: x[0], (report.messages, report.receipts))
-        trades = report.trades
-        return book, (made, receipts, (trades.price, trades.size, trades.count), levels(book, depth))
+        # A cancellation names an order, and its own side and price say nothing.
+        cancels, named, trades = made.kind == Kind.CANCEL, order(book, made.id), report.trades
+        made = dataclasses.replace(
+            made,
+            side=jnp.where(cancels, named.side, made.side),
+            price=jnp.where(cancels, named.price, made.price),
+        )
+        return after, (made, receipts, (trades.price, trades.size, trades.count), levels(after, depth))
 
     def block(carry: Any, key: jax.Array) -> Any:
         book, state = carry
@@ -91,15 +103,16 @@ def _blocks(
 def _session(seconds: np.ndarray, rows: Any, duration: float, product: str) -> Session:
     made, receipts, (trade_price, trade_size, trade_count), shown = rows
     record = trade_price.shape[1]
-    fills = np.minimum(trade_count, record)
+    if np.any(trade_count > record):
+        raise InputError("a session is made of all trades, and some were not recorded: raise BookConfig.trades")
     cancels = (made.kind == Kind.CANCEL) & (receipts.cancelled > 0)
     rests = (made.kind != Kind.CANCEL) & (receipts.rested > 0)
     # Of one message: its executions in order, then what rests or is cancelled.
-    executed_row, executed_at = np.nonzero(np.arange(record) < fills[:, None])
+    executed_row, executed_at = np.nonzero(np.arange(record) < trade_count[:, None])
     other_row = np.flatnonzero(cancels | rests)
     row = np.concatenate([executed_row, other_row])
-    order = np.lexsort((np.concatenate([executed_at, np.full(len(other_row), record)]), row))
-    row = row[order]
+    in_time = np.lexsort((np.concatenate([executed_at, np.full(len(other_row), record)]), row))
+    row = row[in_time]
     n_executed = len(executed_row)
     kind = np.concatenate(
         [np.full(n_executed, EventKind.EXECUTION), np.where(cancels[other_row], EventKind.CANCEL, EventKind.LIMIT)]
@@ -115,10 +128,10 @@ def _session(seconds: np.ndarray, rows: Any, duration: float, product: str) -> S
     keep = seconds[row] <= duration
     return Session(
         seconds=seconds[row][keep],
-        kind=kind[order][keep],
-        side=side[order][keep],
-        price=price[order][keep],
-        size=size[order][keep],
+        kind=kind[in_time][keep],
+        side=side[in_time][keep],
+        price=price[in_time][keep],
+        size=size[in_time][keep],
         bid_price=shown.bid_price[row][keep],
         bid_size=shown.bid_size[row][keep],
         ask_price=shown.ask_price[row][keep],
