@@ -92,7 +92,7 @@ def main(config: SimulationConfig) -> None:
     for seed in config.seeds:
         model, params = _flow(config, market, seed)
         started = time.perf_counter()
-        book = BookConfig(slots=config.slots, owners=1, trades=32)
+        book = BookConfig(slots=config.slots, owners=1)
         session = simulate(jax.random.key(seed), model, params, book, config.seconds)
         took = time.perf_counter() - started
         print_line(f"[simulate] seed {seed}: {len(session)} events in {took:.1f} s")
