@@ -16,9 +16,7 @@ from jax import lax
 from marljax.data.schema import InputError
 from marljax.lob.matching import process
 from marljax.lob.snapshot import remaining
-from marljax.lob.types import Book, BookConfig, Kind, Messages
-
-_FAR = 2**30
+from marljax.lob.types import FAR, Book, BookConfig, Kind, Messages
 
 
 class Told(NamedTuple):
@@ -61,7 +59,7 @@ def record(told: Told) -> Film:
     rank = np.cumsum(real) - 1
     row, at = np.nonzero(np.arange(config.trades) < trades.count.reshape(-1, 1))
     flat = {name: getattr(trades, name).reshape(len(real), -1)[row, at].astype(np.int64) for name in _TRADE}
-    quotes = np.where(touch < _FAR, touch * np.array([-0.5, 0.5]), np.nan).reshape(len(real), -1, 2)[real]
+    quotes = np.where(touch < FAR, touch * np.array([-0.5, 0.5]), np.nan).reshape(len(real), -1, 2)[real]
     return Film(
         seconds=told.seconds.ravel()[real],
         touch=quotes[:, 0],
@@ -97,9 +95,9 @@ def _replay(book: Book, messages: Messages, config: BookConfig) -> Any:
 
 
 def _best_keys(book: Book, config: BookConfig) -> jax.Array:
-    shown = jnp.where((remaining(book) > 0) & (book.key & 1 == 0), book.key, _FAR)
+    shown = jnp.where((remaining(book) > 0) & (book.key & 1 == 0), book.key, FAR)
     owner = jnp.arange(config.owners)[:, None, None]
-    return jnp.min(jnp.where((owner == 0) | (book.owner == owner), shown, _FAR), axis=-1)
+    return jnp.min(jnp.where((owner == 0) | (book.owner == owner), shown, FAR), axis=-1)
 
 
 def _orders(book: Book) -> np.ndarray:

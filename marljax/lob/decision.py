@@ -9,10 +9,7 @@ from jax import lax
 from marljax.lob import iceberg
 from marljax.lob.lanes import largest, total
 from marljax.lob.refusals import refusal
-from marljax.lob.types import MAX_SIZE, SELL, Book, BookConfig, Code, Kind, Messages, SelfTrade
-
-_FAR = 2**30
-"""Beyond every key and every coordinate."""
+from marljax.lob.types import FAR, MAX_SIZE, SELL, Book, BookConfig, Code, Kind, Messages, SelfTrade
 
 
 class Slot(NamedTuple):
@@ -80,7 +77,7 @@ def find(book: Book, message: Messages, config: BookConfig) -> Place:
     displayed = jnp.arange(book.end.shape[-1]) < config.slots
     named = alive & (book.id == message.id)
     named_at = largest_of_both(jnp.where(named & displayed if config.reserves else named, index, -1))
-    line_end = jnp.where(displayed, jnp.where(alive, book.end, _FAR), -1)
+    line_end = jnp.where(displayed, jnp.where(alive, book.end, FAR), -1)
     last = largest(line_end)
     vacant_at = largest(jnp.where(line_end == last[:, None], index, -1))
     named_at, last, vacant_at = lax.optimization_barrier((named_at, last, vacant_at))
@@ -104,7 +101,7 @@ def reach(book: Book, message: Messages, place: Place) -> Walk:
     kind, own = message.kind, place.own
     sign = 1 - 2 * own
     key = -sign * 2 * message.price
-    limit = jnp.where(kind == Kind.MARKET, _FAR, sign * 2 * message.price + 1)
+    limit = jnp.where(kind == Kind.MARKET, FAR, sign * 2 * message.price + 1)
     within = book.key <= jnp.where(sides() == own, key, limit)
     furthest = lax.optimization_barrier(jnp.maximum(largest(jnp.where(within, book.end, 0)), book.consumed))
     consumed, other_end = book.consumed[1 - own], furthest[1 - own]
@@ -116,7 +113,7 @@ def reach(book: Book, message: Messages, place: Place) -> Walk:
     ends = other(book.end)
     met = (other(book.owner) == rival) & (ends > consumed) & (ends <= other_end)
     ends, mine = lax.optimization_barrier((ends, jnp.where(met, other(book.size), 0)))
-    first_mine = lax.optimization_barrier(-largest(jnp.where(mine > 0, mine - ends, -_FAR)))
+    first_mine = lax.optimization_barrier(-largest(jnp.where(mine > 0, mine - ends, -FAR)))
 
     shrinks = (kind == Kind.MODIFY) & (key == place.slot.key) & (message.size <= place.remaining)
     takes = ((kind >= Kind.LIMIT) & (kind <= Kind.POST_ONLY)) | ((kind == Kind.MODIFY) & ~shrinks)

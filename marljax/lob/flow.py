@@ -27,7 +27,7 @@ from jax import lax
 from marljax.lob.lanes import largest
 from marljax.lob.matching import empty
 from marljax.lob.stress import Stress
-from marljax.lob.types import BUY, MAX_PRICE, MAX_SIZE, SELL, Book, BookConfig, Kind, Messages, SelfTrade
+from marljax.lob.types import BUY, FAR, MAX_PRICE, MAX_SIZE, SELL, Book, BookConfig, Kind, Messages, SelfTrade
 
 BACKGROUND = 0
 """Owner of every order of the flow."""
@@ -37,7 +37,6 @@ AGENT_ID = 2**30
 DEEPEST = 2 * MAX_PRICE
 """Ticks: no order is so far away from anything."""
 
-_FAR = 2**30
 _NO_ORDER = -(2**31)
 
 
@@ -64,8 +63,8 @@ class Quotes(NamedTuple):
 def quotes(book: Book, reference: jax.Array) -> Quotes:
     """The touch. A side without orders is taken to stand a tick beyond the other, and an empty book at `reference`."""
     alive = book.end > book.consumed[:, None]
-    best = lax.optimization_barrier(-largest(jnp.where(alive, -book.key, -_FAR)))
-    no_bid, no_ask = best[0] == _FAR, best[1] == _FAR
+    best = lax.optimization_barrier(-largest(jnp.where(alive, -book.key, -FAR)))
+    no_bid, no_ask = best[0] == FAR, best[1] == FAR
     bid, ask = -(best[0] >> 1), best[1] >> 1
     ask = jnp.where(no_ask, jnp.where(no_bid, reference, bid) + 1, ask)
     return Quotes(bid=jnp.where(no_bid, ask - 1, bid), ask=ask)

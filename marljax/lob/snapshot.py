@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marljax.lob.types import BUY, SELL, Book
-
-_FAR = 2**30
+from marljax.lob.types import BUY, FAR, SELL, Book
 
 
 @struct.dataclass
@@ -40,14 +38,14 @@ def remaining(book: Book) -> jax.Array:
 def levels(book: Book, depth: int) -> Levels:
     """The best `depth` prices of each side and what is displayed there."""
     lots = jnp.where(book.key & 1, 0, remaining(book))
-    key = jnp.where(lots > 0, book.key, _FAR)
+    key = jnp.where(lots > 0, book.key, FAR)
     keys, sizes = [], []
     for _ in range(depth):
         best = jnp.min(key, axis=-1)
-        here = (key == best[:, None]) & (key < _FAR)
+        here = (key == best[:, None]) & (key < FAR)
         sizes.append(jnp.sum(jnp.where(here, lots, 0), axis=-1))
-        keys.append(jnp.where(best < _FAR, best >> 1, 0))
-        key = jnp.where(here, _FAR, key)
+        keys.append(jnp.where(best < FAR, best >> 1, 0))
+        key = jnp.where(here, FAR, key)
     price, size = jnp.stack(keys, -1), jnp.stack(sizes, -1)
     return Levels(bid_price=-price[0], bid_size=size[0], ask_price=price[1], ask_size=size[1])
 

@@ -21,6 +21,9 @@ MAX_MESSAGES = 128
 MAX_PRICE = 2**23
 """Prices lie strictly within +-MAX_PRICE [ticks]."""
 
+FAR = 2**30
+"""Beyond every key and every coordinate of a `Book`: what is compared where there is no order."""
+
 BUY, SELL = 1, -1
 
 
