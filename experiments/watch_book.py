@@ -238,7 +238,7 @@ class Overheard(OrderBookEnv):
 
     def _meet(self, key: jax.Array, state: Any, draws: Any, instructions: Any, arriving: jax.Array) -> Any:
         seconds = jnp.where(arriving, instructions.seconds, jnp.inf).reshape(-1)
-        positions, _ = merge(key, draws.seconds, seconds)
+        positions = merge(key, draws.seconds, seconds)
         rows = orders.threaded(positions, draws, orders.arrivals(instructions, state.standing, arriving))
 
         def respond(book: Any, row: Any) -> Any:

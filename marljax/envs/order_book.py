@@ -172,7 +172,7 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         """The book after all messages of a step have met it in order of arrival, and what was traded."""
         arrivals = orders.arrivals(instructions, state.standing, arriving)
         seconds = jnp.where(arriving, instructions.seconds, jnp.inf).reshape(-1)
-        positions, _ = merge(key, draws.seconds, seconds)
+        positions = merge(key, draws.seconds, seconds)
         rows = orders.threaded(positions, draws, arrivals)
         book, report = process(state.book, rows, self.config.book, functools.partial(_respond, self.flow))
         return book, report.turnover

@@ -60,8 +60,8 @@ def sample(key: jax.Array, latency: Latency, volatility_ratio: jax.Array) -> jax
     return latency.floor + random * volatility_ratio**latency.exponent
 
 
-def merge(key: jax.Array, background: jax.Array, agents: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where each message stands once a few agents' messages are merged into a sorted stream, by counting alone.
+def merge(key: jax.Array, background: jax.Array, agents: jax.Array) -> jax.Array:
+    """Where a few agents' messages stand once they are merged into a sorted stream, by counting alone.
 
     Among messages of equal time an agent's place is that of a random permutation; the stream keeps its own order.
 
@@ -70,7 +70,7 @@ def merge(key: jax.Array, background: jax.Array, agents: jax.Array) -> tuple[jax
         agents: float32[A] arrival times in any order.
 
     Returns:
-        Positions from 0 to M + A - 1, each taken once: int32[A] of the agents and int32[M] of the background.
+        int32[A] different positions from 0 to M + A - 1; the stream takes the others in its order.
     """
     m, a = background.shape[0], agents.shape[0]
     ticket = jax.random.bits(key, (a + m,))
@@ -84,9 +84,7 @@ def merge(key: jax.Array, background: jax.Array, agents: jax.Array) -> tuple[jax
     after = jnp.sum(precedes(background, theirs), axis=1, dtype=jnp.int32)
     same_ticket = (mine[None] == mine[:, None]) & (agents[None] == agents[:, None])
     rank = jnp.sum(precedes(agents, mine) | (same_ticket & jnp.tri(a, k=-1, dtype=bool)), axis=1, dtype=jnp.int32)
-    index = jnp.arange(m, dtype=jnp.int32)
-    passed = jnp.sum(after[:, None] <= index[None], axis=0, dtype=jnp.int32)
-    return after + rank, index + passed
+    return after + rank
 
 
 def arrives_late(uniforms: jax.Array, floor: jax.Array, mean: jax.Array, step_seconds: jax.Array) -> jax.Array:
