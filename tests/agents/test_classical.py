@@ -226,3 +226,10 @@ def test_twap_fills_its_parent_in_the_book_on_schedule():
         obs, state, *_ = step(jax.random.key(n), state, {"execution": action[None]}, params)
         assert int(state.ledger.position[1]) == 8 * n
     assert float(obs["execution"][0, ROLES["execution"].OBSERVATION.index("parent_left")]) == 0.0
+
+
+@pytest.mark.parametrize(("strategy", "missing"), [(TWAP, "left"), (AvellanedaStoikov, "quotes")])
+def test_a_strategy_without_its_rule_cannot_be_made(strategy, missing):
+    ruleless = type("Ruleless", (strategy.__base__,), {})
+    with pytest.raises(TypeError, match=f"abstract.* '?{missing}"):
+        ruleless()

@@ -4,6 +4,7 @@ A schedule says what fraction of the parent should be left at a time. Each step 
 on schedule at the step's end; what it missed is made up.
 """
 
+import abc
 import dataclasses
 
 import jax
@@ -40,14 +41,15 @@ class AlmgrenChrissParams(ScheduleParams):
     horizon: jax.Array  # float32[] seconds from arrival to the deadline
 
 
-class _Schedule:
+class _Schedule(abc.ABC):
     """A policy that follows `left`."""
 
     def init_carry(self) -> tuple[()]:
         return ()
 
+    @abc.abstractmethod
     def left(self, params: ScheduleParams, time: jax.Array) -> jax.Array:
-        raise NotImplementedError
+        """Fraction of the parent that should be left when the fraction `time` of its life is left, float32[]."""
 
     def apply(
         self, params: ScheduleParams, obs: jax.Array, carry: tuple[()], key: jax.Array, deterministic: bool | jax.Array
@@ -65,7 +67,6 @@ class TWAP(_Schedule):
     """Time-weighted: equal parts in equal times."""
 
     def left(self, params: ScheduleParams, time: jax.Array) -> jax.Array:
-        """Fraction of the parent that should be left when the fraction `time` of its life is left, float32[]."""
         return time
 
 
@@ -74,7 +75,6 @@ class VWAP(_Schedule):
     """Volume-weighted: in each part of the time as much as is traded in it."""
 
     def left(self, params: ScheduleParams, time: jax.Array) -> jax.Array:
-        """Fraction of the parent that should be left when the fraction `time` of its life is left, float32[]."""
         if not isinstance(params, VolumeProfileParams):
             raise TypeError(f"VWAP needs VolumeProfileParams, got {type(params).__name__}")
         profile = params.profile / jnp.sum(params.profile)

@@ -5,6 +5,7 @@ A exp(-k delta), and maximise the expected exponential utility of a maker with r
 sizes in lots, so gamma is per tick and lot.
 """
 
+import abc
 import dataclasses
 
 import jax
@@ -28,14 +29,16 @@ class MakerParams:
     scales: Scales
 
 
-class _Maker:
+class _Maker(abc.ABC):
     """A policy that quotes around the mid, of which a half width and a shift are known."""
 
     def init_carry(self) -> tuple[()]:
         return ()
 
+    @abc.abstractmethod
     def quotes(self, params: MakerParams, inventory: jax.Array, volatility: jax.Array, left: jax.Array) -> jax.Array:
-        raise NotImplementedError
+        """float32[2] half width and shift [ticks], of the inventory [lots], the volatility [ticks per root second] and
+        the time left [seconds]."""
 
     def apply(
         self, params: MakerParams, obs: jax.Array, carry: tuple[()], key: jax.Array, deterministic: bool | jax.Array
