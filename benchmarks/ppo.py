@@ -16,12 +16,13 @@ import time
 from typing import Any
 
 import jax
-from cartpole import CartPole, CartPoleParams
 from replay_env import benchmark_params
 
 from marljax.agents.learner import Learner, jit_update
-from marljax.agents.ppo import PPO, PPOConfig
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.sac import SAC, SACConfig
+from marljax.envs.controlled.cart_pole import CartPole, CartPoleParams
 from marljax.envs.replay import ReplayEnv
 
 
@@ -64,7 +65,7 @@ def main() -> None:
     repeats = 10 if parser.parse_args().quick else 50
     replay, market = ReplayEnv(), benchmark_params(n_levels=10, n_features=40)
     results = [
-        measure("PPO, continuous CartPole", PPO(CartPole(), PPOConfig()), CartPoleParams(), 0, repeats),
+        measure("PPO, continuous CartPole", PPO(CartPole(continuous=True), PPOConfig()), CartPoleParams(), 0, repeats),
         measure("PPO, replay env, 10 levels, 40 features", PPO(replay, PPOConfig()), market, 0, repeats),
         measure("PPO, replay env, 5 products under vmap", PPO(replay, PPOConfig()), market, 5, repeats),
         measure("SAC, replay env, 10 levels, 40 features", SAC(replay, SACConfig()), market, 0, repeats),

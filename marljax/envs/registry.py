@@ -1,5 +1,10 @@
 """Every environment by name. One contract test covers them all; a new env is entered here and is held to it."""
 
+from marljax.envs.controlled.almgren_chriss import AlmgrenChriss
+from marljax.envs.controlled.avellaneda_stoikov import AvellanedaStoikov
+from marljax.envs.controlled.cart_pole import CartPole
+from marljax.envs.controlled.merton import Merton
+from marljax.envs.controlled.simple_spread import SimpleSpread
 from marljax.envs.environment import Environment
 from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.portfolio import PortfolioEnv
@@ -11,4 +16,9 @@ ENVIRONMENTS: dict[str, type[Environment]] = {
     "quoting": QuotingEnv,
     "portfolio": PortfolioEnv,
     "order book": OrderBookEnv,
+    "cart pole": CartPole,
+    "simple spread": SimpleSpread,
+    "avellaneda stoikov": AvellanedaStoikov,
+    "almgren chriss": AlmgrenChriss,
+    "merton": Merton,
 }

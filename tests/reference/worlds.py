@@ -6,8 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marljax.agents.networks import MLP
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.data.schema import MarketData
+from marljax.envs.controlled.almgren_chriss import AlmgrenChriss, AlmgrenChrissParams
+from marljax.envs.controlled.avellaneda_stoikov import AvellanedaStoikov, AvellanedaStoikovParams
+from marljax.envs.controlled.cart_pole import CartPole, CartPoleParams
+from marljax.envs.controlled.merton import Merton, MertonParams
+from marljax.envs.controlled.simple_spread import SimpleSpread, SimpleSpreadParams
 from marljax.envs.environment import Environment
 from marljax.envs.opening import order_book_params, run_in
 from marljax.envs.order_book import OrderBookEnv
@@ -31,7 +37,7 @@ from marljax.lob import zero_intelligence
 from tests.reference.books import random_market
 
 N_FEATURES = 4
-POLICY = TanhGaussianPolicy(1, (8, 8))
+POLICY = TanhGaussianPolicy(1, MLP((8, 8)))
 
 
 def rows(data: MarketData, seed: int = 0, warm_up: int = 5) -> Rows:
@@ -113,5 +119,10 @@ INSTANCES = {
     "quoting": quoting,
     "portfolio": lambda: portfolio(random_market(n_products=3)),
     "order book": order_book,
+    "cart pole": lambda: (CartPole(episode_steps=15), CartPoleParams()),
+    "simple spread": lambda: (SimpleSpread(), SimpleSpreadParams()),
+    "avellaneda stoikov": lambda: (AvellanedaStoikov(n_steps=20), AvellanedaStoikovParams()),
+    "almgren chriss": lambda: (AlmgrenChriss(), AlmgrenChrissParams(risk_aversion_range=3.0)),
+    "merton": lambda: (Merton(), MertonParams(drift_range=0.1, volatility_range=1.5)),
 }
 """Every name in the registry -> () -> (env, params)."""
