@@ -7,8 +7,8 @@ the impact term and small size are for, and why an order-book env exists beside 
 Observation: float32[F + 1], the scaled features of the row and the position as a fraction of its limit.
 Action: float32[1] in [-1, 1], the target position as a fraction of the limit, rounded to whole lots. NaN keeps the
 position, and so does a target within `no_trade_band` of it.
-Reward: float32[], the step's net earnings, in standard deviations of holding the full position for one step in the
-training part, less `risk_aversion / 2` times the squared position fraction.
+Reward: float32[], the weighted terms of `marljax.envs.rewards`; by default the step's net earnings, in standard
+deviations of holding the full position for one step in the training part, less a penalty on the squared position.
 Termination: the loss since the start exceeds `max_loss` of the agent's capital. Truncation: the episode's length.
 On rows marked `flat` (features warming up, the session about to close) the target is 0, whatever the action says.
 """
@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marljax.envs import rewards
 from marljax.envs.environment import Box, Environment, Step
+from marljax.envs.rewards import Facts, PathState, RewardWeights
 from marljax.market.slippage import Account, CostModel, Tape, trade
 
 
@@ -37,8 +39,14 @@ class ReplayParams:
     max_position: jax.Array  # int32[] lots, the position limit on either side
     no_trade_band: jax.Array  # float32[] fraction of the limit by which target and position must differ to trade
     reward_scale: jax.Array  # float32[] currency, one step's standard deviation of the full position
-    risk_aversion: jax.Array  # float32[] reward units per squared position fraction
+    rewards: RewardWeights
+    capital: jax.Array  # float32[] currency, the agent's equity when an episode starts
     max_loss: jax.Array  # float32[] currency; an episode that loses more terminates
+
+    @property
+    def risk_aversion(self) -> jax.Array:
+        """float32[] reward per squared position fraction, twice."""
+        return self.rewards.inventory
 
 
 @struct.dataclass
@@ -46,6 +54,7 @@ class ReplayState:
     time: jax.Array  # int32[] row of the tape
     elapsed: jax.Array  # int32[] steps since the episode's start
     account: Account
+    path: PathState | None  # what terms of the reward remember; None where none does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +74,8 @@ class ReplayEnv(Environment[ReplayState, ReplayParams]):
         real = params.real_starts[_index(where, params.real_starts)]
         synthetic = params.synthetic_starts[_index(where, params.synthetic_starts)]
         start = jnp.where(which < params.synthetic_fraction, synthetic, real)
-        state = ReplayState(time=start, elapsed=jnp.zeros((), jnp.int32), account=Account.open())
+        path = rewards.start(params.rewards, params.capital / params.reward_scale)
+        state = ReplayState(time=start, elapsed=jnp.zeros((), jnp.int32), account=Account.open(), path=path)
         return observe(state.time, state.account.position, params), state
 
     def step_env(self, key: jax.Array, state: ReplayState, action: jax.Array, params: ReplayParams) -> Step:
@@ -77,9 +87,13 @@ class ReplayEnv(Environment[ReplayState, ReplayParams]):
         account, earned = jax.lax.optimization_barrier(
             trade(key, state.account, target, params.tape, state.time, params.costs)
         )
-        exposure = account.position / params.max_position
-        reward = earned / params.reward_scale - 0.5 * params.risk_aversion * exposure**2
-        state = ReplayState(time=state.time + 1, elapsed=state.elapsed + 1, account=account)
+        facts = Facts(
+            earned=earned / params.reward_scale,
+            position=account.position / params.max_position,
+            traded=jnp.abs(account.position - held) / params.max_position,
+        )
+        path, reward = rewards.step(state.path, params.rewards, facts)
+        state = ReplayState(time=state.time + 1, elapsed=state.elapsed + 1, account=account, path=path)
         terminated = account.net(params.costs.tick_value) < -params.max_loss
         truncated = (state.elapsed >= self.episode_steps) & ~terminated
         obs = observe(state.time, account.position, params)

@@ -13,6 +13,7 @@ import numpy as np
 
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.replay import ReplayParams
+from marljax.envs.rewards import RewardConfig
 from marljax.lob.tally import LARGEST_STEP
 from marljax.market.ladder import ladders
 from marljax.market.slippage import CostModel, Tape
@@ -50,7 +51,9 @@ class TradingConfig:
     no_trade_band: float = 0.4
     """How far target and position must differ before an order is sent [fraction of the position limit]."""
     risk_aversion: float = 0.05
-    """Penalty on the squared position fraction in the agents' reward [standard deviations of a step]."""
+    """Penalty on the squared position fraction in the agents' reward, halved [standard deviations of a step]."""
+    rewards: RewardConfig = RewardConfig()
+    """The other terms of the agents' reward."""
     max_loss: float = 0.2
     """Loss at which an episode terminates [fraction of the agent's capital]."""
     closing_rows: int = 5
@@ -230,6 +233,7 @@ def replay_params(
     def shared(x: Any) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(x), (n_products, *np.shape(x)))
 
+    capital = 0.5 * jnp.abs(tapes[0].mark[0, :, 0]) * costs.tick_value * max_position
     return ReplayParams(
         tape=jax.tree.map(lambda *x: jnp.moveaxis(jnp.concatenate(x), 1, 0), *tapes),
         features=jnp.moveaxis(jnp.concatenate([part.features for part in parts]), 1, 0),
@@ -241,8 +245,9 @@ def replay_params(
         max_position=jnp.asarray(max_position),
         no_trade_band=shared(np.float32(trading.no_trade_band)),
         reward_scale=costs.tick_value * costs.volatility * max_position,
-        risk_aversion=shared(np.float32(trading.risk_aversion)),
-        max_loss=trading.max_loss * 0.5 * jnp.abs(tapes[0].mark[0, :, 0]) * costs.tick_value * max_position,
+        rewards=jax.tree.map(shared, trading.rewards.weights(inventory=trading.risk_aversion)),
+        capital=capital,
+        max_loss=trading.max_loss * capital,
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.replay import ReplayEnv, ReplayParams, target_position
+from marljax.envs.rewards import RewardConfig
 from marljax.envs.tapes import (
     CostConfig,
     Rows,
@@ -30,12 +31,14 @@ def one_product(data: MarketData, episode_steps: int = 20, **changes) -> ReplayP
     return jax.tree.map(lambda x: x[0], products(data, features, episode_steps, **changes))
 
 
-def products(data: MarketData, features: jax.Array, episode_steps: int = 20, **changes) -> ReplayParams:
+def products(
+    data: MarketData, features: jax.Array, episode_steps: int = 20, trading: TradingConfig | None = None, **changes
+) -> ReplayParams:
     return replay_params(
         Rows.of(data, features, warm_up=5, closing_rows=5),
         costs=cost_models(data, CostConfig()),
         max_position=position_limits(data, default_capital(data)),
-        trading=TradingConfig(),
+        trading=trading or TradingConfig(),
         episode_steps=episode_steps,
         **changes,
     )
@@ -62,12 +65,59 @@ def test_doing_nothing_earns_exactly_nothing():
 
 
 def test_rewards_sum_to_the_accounts_net_in_units_of_the_scale():
-    params = one_product(random_market()).replace(risk_aversion=jnp.float32(0.0))
+    params = one_product(random_market(), trading=TradingConfig(risk_aversion=0.0))
     actions = np.random.default_rng(1).uniform(-1, 1, (20, 1))
     state, rewards, _ = rollout(ReplayEnv(20), params, actions)
     net = float(state.account.net(params.costs.tick_value))
     assert float(rewards.sum()) * float(params.reward_scale) == pytest.approx(net, rel=1e-4)
     assert net < 0
+
+
+def paid(config: RewardConfig, risk_aversion: float = 0.0):
+    """(rewards, lots held, equity in standard deviations of a step, params) of one episode of random targets."""
+    trading = TradingConfig(rewards=config, risk_aversion=risk_aversion)
+    params, env = one_product(random_market(), trading=trading), ReplayEnv(20)
+    params = params.replace(real_starts=jnp.array([7], jnp.int32))
+    _, state = env.reset(jax.random.key(0), params)
+    step, rewards, lots, net = jax.jit(env.step_env), [], [0], [0.0]
+    for i, action in enumerate(np.random.default_rng(1).uniform(-1, 1, (20, 1))):
+        _, state, reward, *_ = step(jax.random.key(i), state, jnp.float32(action), params)
+        rewards.append(float(reward))
+        lots.append(int(state.account.position))
+        net.append(float(state.account.net(params.costs.tick_value)))
+    capital, scale = float(params.capital), float(params.reward_scale)
+    return np.array(rewards), np.array(lots), (capital + np.array(net)) / scale, params
+
+
+def test_the_default_reward_is_what_was_earned_less_half_the_risk_aversion_times_the_squared_position():
+    rewards, lots, equity, params = paid(RewardConfig(), risk_aversion=0.05)
+    fraction = lots[1:] / int(params.max_position)
+    np.testing.assert_allclose(rewards, np.diff(equity) - 0.025 * fraction**2, atol=1e-3)
+    assert 0.025 * fraction.max() ** 2 > 0.01
+
+
+def test_penalties_of_an_episode_are_its_turnover_and_its_maximum_drawdown():
+    rewards, lots, _, params = paid(RewardConfig(earnings=0.0, turnover=1.0))
+    assert rewards.sum() == pytest.approx(-np.abs(np.diff(lots)).sum() / int(params.max_position), rel=1e-5)
+    rewards, _, equity, _ = paid(RewardConfig(earnings=0.0, drawdown=1.0))
+    worst = (1.0 - equity / np.maximum.accumulate(equity)).max()
+    assert rewards.sum() == pytest.approx(-equity[0] * worst, rel=1e-3)
+    assert -rewards.sum() > 1.0
+
+
+@pytest.mark.parametrize(
+    ("key", "without", "given"),
+    [
+        *((name, {}, 2.0) for name in ("earnings", "log_return", "sharpe", "sortino", "drawdown", "turnover")),
+        ("memory", {"sharpe": 1.0}, 5.0),
+        ("least_deviation", {"sortino": 1.0}, 3.0),
+    ],
+)
+def test_every_key_of_the_reward_acts(key, without, given):
+    plain, *_ = paid(RewardConfig(**without))
+    changed, *_ = paid(RewardConfig(**without, **{key: given}))
+    assert np.isfinite(changed).all()
+    assert np.abs(changed - plain).max() > 0.05
 
 
 @given(st.integers(6, 60), st.integers(0, 1000))
@@ -124,9 +174,7 @@ def test_episodes_start_after_the_warm_up_and_end_within_their_session():
 
 def test_a_knowing_agent_earns_most_of_the_oracle_bound_and_its_mirror_loses():
     data = random_market(6, n_steps=300, n_products=1)
-    params = one_product(data, episode_steps=250).replace(
-        real_starts=jnp.array([5], jnp.int32), risk_aversion=jnp.float32(0.0)
-    )
+    params = one_product(data, episode_steps=250).replace(real_starts=jnp.array([5], jnp.int32))
     env = ReplayEnv(250)
     moves = np.asarray(params.tape.mark[5:255, 1])
     knows = np.sign(moves)[:, None]
