@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import tyro
 
 from marljax.data.schema import InputError
+from marljax.runtime import tracking
 from marljax.runtime.artefacts import read_json
 from marljax.runtime.config import closest, from_json, to_json
 from marljax.runtime.devices import enable_compilation_cache
@@ -45,7 +46,8 @@ def run(
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        config = parse(config_type, presets, description, args)
+        config, track = _parse(config_type, presets, description, args)
+        tracking.use(track)
         enable_compilation_cache()
         main(config)
     except InputError as error:
@@ -72,19 +74,29 @@ def parse(
     else the field's default does. `--config FILE` starts from a saved configuration. Raises InputError for a flag or
     key that does not exist and for a bad value; prints the manual and leaves with 0 where `--help` is given.
     """
+    return _parse(config_type, presets, description, args)[0]
+
+
+def _parse(
+    config_type: type[ConfigT],
+    presets: Mapping[str, ConfigT],
+    description: str,
+    args: Sequence[str] | None,
+) -> tuple[ConfigT, tuple[tracking.TrackerName, ...]]:
+    """The configuration, and where its curves go besides metrics.jsonl."""
     args = list(sys.argv[1:] if args is None else args)
     default = next(preset for name, preset in presets.items() if name == _default_preset(config_type))
     # A first reading tells where to start from; the other flags' values may be good for that preset alone.
     first = _read(config_type, default, description, list(_beginning(args)))
     if first.config is None:
-        settings = _read(config_type, presets[first.settings.preset], description, args).settings
+        command = _read(config_type, presets[first.settings.preset], description, args)
         # What a saved configuration could not hold (NaN, an infinity) is refused here and not at its rerun.
-        return from_json(config_type, to_json(settings))
+        return from_json(config_type, to_json(command.settings)), command.track
     saved = _read_config(config_type, presets, first.config)
-    settings = _read(config_type, saved, description, args).settings
-    if settings.preset != saved.preset:
-        raise InputError(f"--preset {settings.preset} and --config {first.config} exclude each other")
-    return from_json(config_type, to_json(settings))
+    command = _read(config_type, saved, description, args)
+    if command.settings.preset != saved.preset:
+        raise InputError(f"--preset {command.settings.preset} and --config {first.config} exclude each other")
+    return from_json(config_type, to_json(command.settings)), command.track
 
 
 def _beginning(args: Sequence[str]) -> Iterator[str]:
@@ -110,7 +122,7 @@ def _read_config(config_type: type[ConfigT], presets: Mapping[str, ConfigT], pat
 
 
 def _read(config_type: type, default: Any, description: str, args: Sequence[str]) -> Any:
-    """One pass of tyro: an object with `settings` (a `config_type`) and `config` (Path or None)."""
+    """One pass of tyro: an object with `settings` (a `config_type`), `config` (Path or None) and `track` (names)."""
     command = dataclasses.make_dataclass(
         "Command",
         [
@@ -121,6 +133,14 @@ def _read(config_type: type, default: Any, description: str, args: Sequence[str]
                     Path | None, tyro.conf.arg(metavar="FILE", help="Start from this saved config.json, not a preset.")
                 ],
                 None,
+            ),
+            (
+                "track",
+                Annotated[
+                    tuple[tracking.TrackerName, ...],
+                    tyro.conf.arg(help="Write curves for these, too; each needs marljax's extra of its name."),
+                ],
+                (),
             ),
         ],
         frozen=True,
@@ -155,7 +175,7 @@ def _is_text(line: str) -> bool:
 
 
 def _flags(config_type: Any, prefix: str = "--") -> list[str]:
-    flags = ["--config", "--help"] if prefix == "--" else []
+    flags = ["--config", "--track", "--help"] if prefix == "--" else []
     hints = typing.get_type_hints(config_type)
     for field in dataclasses.fields(config_type):
         name = prefix + field.name.replace("_", "-")

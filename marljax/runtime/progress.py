@@ -4,13 +4,14 @@ Nothing here changes what is computed: an undisturbed run, one that was stopped 
 same bits, whatever the cadence of checkpoints.
 """
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marljax.runtime import checkpoint
+from marljax.runtime import checkpoint, tracking
 from marljax.runtime.artefacts import canonical_json, describe_leaf, jsonable, named_leaves, write_atomic
 
 RunnerT = TypeVar("RunnerT")
@@ -60,6 +61,9 @@ def run_chunks(
     metrics_path: str | Path | None = None,
     steps_per_chunk: int = 0,
     show: tuple[str, ...] = (),
+    axes: tuple[str, ...] = ("seed", "product"),
+    evaluate: Callable[..., Mapping[str, jax.Array]] | None = None,
+    evaluate_every: int = 1,
     log: Callable[[str], None] = print_line,
 ) -> Trained:
     """Apply `update(runner, *operands)` `n_chunks` times, starting from the last checkpoint where there is one.
@@ -68,7 +72,10 @@ def run_chunks(
     market, a data set) are neither changed nor saved. Metrics are scalars, or arrays with one value per product or
     seed; `diverged` (bool) among them ends the run with `Diverged`.
     Every chunk appends a row {"stage": name, "chunk": 1.., metric: value} to `metrics_path`, in which other stages'
-    rows are left alone. A checkpoint holds runner and rows; it is written every `checkpoint_every` chunks, after the
+    rows are left alone; trackers in use (see `marljax.runtime.tracking`) get the same beside it, a curve for every
+    product and seed, for which `axes` names the axes of metrics. `evaluate(runner, *operands)` adds its metrics to the
+    rows of every `evaluate_every`-th chunk and of the last: a program of its own, so that training is the same with it
+    and without. A checkpoint holds runner and rows; it is written every `checkpoint_every` chunks, after the
     last one and at a stop (some 60 ms for a small runner). `steps_per_chunk` [env steps] and the metrics named in
     `show` appear in the progress lines.
 
@@ -82,18 +89,22 @@ def run_chunks(
         log(f"[{name}] resumes after chunk {found.step}/{n_chunks}")
     metrics_file = _MetricsFile(metrics_path, name, rows)
     step = jax.jit(_strong(update), donate_argnums=0)
+    judge = None if evaluate is None else jax.jit(evaluate)
     form = {leaf: describe_leaf(value) for leaf, value in named_leaves(runner).items()}
-    with StopRequest(name, log) as stop:
+    with _curves(name, metrics_path, rows, axes) as track, StopRequest(name, log) as stop:
         progress = _Progress(name, n_chunks, len(rows), steps_per_chunk, show, log)
         for chunk in range(len(rows) + 1, n_chunks + 1):
             runner, metrics = step(runner, *operands)
-            host = {key: np.asarray(value) for key, value in jax.device_get(dict(metrics)).items()}
+            host = _to_host(metrics)
             _check_form(form, runner)
             if np.any(host.pop("diverged", False)):
                 values = ", ".join(f"{key} {_mean(value):.4g}" for key, value in host.items())
                 raise Diverged(f"[{name}] chunk {chunk}/{n_chunks} diverged: {values}")
+            if judge is not None and (chunk % evaluate_every == 0 or chunk == n_chunks):
+                host |= _to_host(judge(runner, *operands))
             rows.append({"stage": name, "chunk": chunk, **jsonable(host)})
             metrics_file.append(rows[-1])
+            track(rows[-1])
             progress.report(chunk, host)
             if checkpoint_dir is not None and (chunk % checkpoint_every == 0 or chunk == n_chunks or stop.requested):
                 checkpoint.save(checkpoint_dir, chunk, runner, extra=rows)
@@ -148,6 +159,25 @@ class StopRequest:
         os.close(read)
 
 
+@contextlib.contextmanager
+def _curves(
+    stage: str, metrics_path: str | Path | None, rows: list[Row], axes: tuple[str, ...]
+) -> Iterator[Callable[[Row], None]]:
+    """What hands a row to the trackers in use, which have got `rows` already."""
+    if metrics_path is None:
+        yield lambda row: None
+        return
+    with contextlib.closing(tracking.open_tracker(stage, Path(metrics_path).parent)) as tracker:
+
+        def track(row: Row) -> None:
+            metrics = {name: value for name, value in row.items() if name not in ("stage", "chunk")}
+            tracker.log(row["chunk"], tracking.series(metrics, axes))
+
+        for row in rows:
+            track(row)
+        yield track
+
+
 class _MetricsFile:
     """metrics.jsonl: rows of other stages stay, those of this one are exactly `rows` and what is appended."""
 
@@ -189,7 +219,7 @@ class _Progress:
             return
         self._last_line = now
         parts = [f"chunk {chunk}/{self._n_chunks}", f"{100 * chunk // self._n_chunks}%"]
-        parts += [f"{key} {_mean(metrics[key]):.3g}" for key in self._show]
+        parts += [f"{key} {_mean(metrics[key]):.3g}" for key in self._show if key in metrics]
         if self._steps_per_chunk:
             parts.append(f"{_short(chunk * self._steps_per_chunk)} steps")
         if first:
@@ -206,6 +236,10 @@ def _own(leaf: Any) -> jax.Array:
     # A copy: donation would take the caller's arrays, and refuses a tree in which one array stands twice.
     array = jnp.asarray(leaf)
     return jnp.array(array, dtype=array.dtype, copy=True)
+
+
+def _to_host(metrics: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    return {key: np.asarray(value) for key, value in jax.device_get(dict(metrics)).items()}
 
 
 def _strong(update: Callable) -> Callable:

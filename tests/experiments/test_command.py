@@ -201,3 +201,24 @@ def test_sigterm_between_chunks_is_a_clean_stop():
     _, said = process.communicate(timeout=20)
     assert process.returncode == 3
     assert said.count("\n") == 1
+
+
+def test_track_says_where_curves_go_and_is_no_part_of_the_configuration(monkeypatch):
+    used, seen = [], []
+    monkeypatch.setattr(command.tracking, "use", used.extend)
+    monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        command.run(seen.append, Config, PRESETS, DESCRIPTION, ["--track", "tensorboard", "wandb", "--preset", "smoke"])
+    assert end.value.code == 0
+    assert used == ["tensorboard", "wandb"]
+    assert seen == [PRESETS["smoke"]]
+
+
+def test_tracking_without_its_package_is_one_line_and_exit_2(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(SystemExit) as end:
+        command.run(lambda _: None, Config, PRESETS, DESCRIPTION, ["--track", "wandb"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: tracking by wandb needs the package wandb: pip install 'marljax[wandb]'"
+    ]

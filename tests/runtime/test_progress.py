@@ -209,3 +209,20 @@ def test_seeds_side_by_side_are_one_runner(tmp_path):
         log=lambda _: None,
     )
     assert len(trained.rows[0]["mean"]) == 3
+
+
+def test_evaluation_adds_to_some_rows_and_leaves_training_as_it_is(tmp_path):
+    def evaluate(runner, offset):
+        return {"score": runner.params.sum() + offset, "used_key": jax.random.uniform(runner.key)}
+
+    def update(runner, offset):
+        return chunked_program.update(runner)
+
+    options = {"operands": (jnp.float32(2.0),), "name": "toy", "log": lambda _: None}
+    plain = progress.run_chunks(update, chunked_program.init(), 5, **options)
+    judged = progress.run_chunks(update, chunked_program.init(), 5, evaluate=evaluate, evaluate_every=2, **options)
+    assert ["score" in row for row in judged.rows] == [False, True, False, True, True]
+    chex.assert_trees_all_equal(*jax.tree.map(jax.random.key_data, (plain.runner.key, judged.runner.key)))
+    chex.assert_trees_all_equal(plain.runner.params, judged.runner.params)
+    assert judged.rows[-1]["score"] == pytest.approx(float(plain.runner.params.sum()) + 2.0, rel=1e-6)
+    assert [{k: v for k, v in row.items() if k in plain.rows[0]} for row in judged.rows] == plain.rows
