@@ -10,7 +10,6 @@ every order in its place, agents' orders in their own colour, the last trades, a
 
 import contextlib
 import dataclasses
-import functools
 import shutil
 import subprocess
 import tempfile
@@ -28,7 +27,6 @@ from marljax.agents.classical.execution import TWAP, ScheduleParams
 from marljax.agents.classical.market_making import GueantLehalleFernandezTapia, MakerParams
 from marljax.data.readers.lobster_messages import RecordedMessages, read_messages
 from marljax.data.schema import InputError
-from marljax.envs import orders
 from marljax.envs.opening import order_book_params, run_in
 from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.order_book_types import Opening, OrderBookConfig
@@ -40,7 +38,6 @@ from marljax.lob import fair_value, hawkes, hawkes_market, recorded, zero_intell
 from marljax.lob.matching import process
 from marljax.lob.stress import calm
 from marljax.lob.types import MAX_MESSAGES, BookConfig
-from marljax.market.latency import merge
 from marljax.runtime.artefacts import write_atomic
 from marljax.runtime.progress import print_line
 
@@ -193,7 +190,7 @@ def background(
 def agents_book(config: WatchConfig) -> tuple[Told, Labels]:
     """A market maker and an execution agent, who decide anew at every shot, in a book of zero intelligence."""
     opening_key, reset_key, key = jax.random.split(jax.random.key(config.seed), 3)
-    env = Overheard(zero_intelligence, OrderBookConfig(messages=config.block, episode_steps=config.blocks + 1))
+    env = OrderBookEnv(zero_intelligence, OrderBookConfig(messages=config.block, episode_steps=config.blocks + 1))
     maker = MarketMakerParams(nearest=0.5, furthest=10.0, largest=20, max_position=80)
     parent = ExecutionParams(parent=max(config.messages // 50, 1), buys=1.0, deadline=config.blocks, through=2.0)
     flow = zero_intelligence.typical(size=10.0, line=600.0)
@@ -220,35 +217,12 @@ def agents_book(config: WatchConfig) -> tuple[Told, Labels]:
             role: jax.vmap(lambda obs, policy=policy, p=p: policy.apply(p, obs, (), key, True)[0])(obs[role])
             for role, (policy, p) in policies.items()
         }
-        env.told.clear()
         obs, state, *_, info = env.step_env(key, state, action, params)
-        messages, seconds = env.told.pop()
-        return (obs, state), (messages, jnp.minimum(seconds, info["seconds"]), info["seconds"])
+        return (obs, state), (info["messages"], info["arrived"], info["seconds"])
 
     carry = env.reset_env(reset_key, params)
     told = tell(config, key, step, carry, carry[1].book, env.config.book)
     return told, Labels("Two agents in an order book of zero intelligence flow", "simulated", agents=AGENTS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Overheard(OrderBookEnv):
-    """The same env, which while a step is traced also keeps what its book is told."""
-
-    told: list[Any] = dataclasses.field(default_factory=list, compare=False)
-
-    def _meet(self, key: jax.Array, state: Any, draws: Any, instructions: Any, arriving: jax.Array) -> Any:
-        seconds = jnp.where(arriving, instructions.seconds, jnp.inf).reshape(-1)
-        positions = merge(key, draws.seconds, seconds)
-        rows = orders.threaded(positions, draws, orders.arrivals(instructions, state.standing, arriving))
-
-        def respond(book: Any, row: Any) -> Any:
-            is_agents, draw, arrival = row
-            pick = functools.partial(jnp.where, is_agents)
-            return jax.tree.map(pick, orders.message(arrival, book), self.flow.message(draw, book))
-
-        book, report = process(state.book, rows, self.config.book, respond)
-        self.told.append((report.messages, jnp.sort(jnp.append(draws.seconds, seconds))))
-        return book, report.turnover
 
 
 def tell(

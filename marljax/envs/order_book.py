@@ -9,6 +9,9 @@ Roles (`marljax.envs.roles`): any number of agents each. Observations, actions, 
 are dicts from role to arrays with a leading axis of its agents; see the roles' modules for their entries.
 Reward: float32[agents] currency net of fees, as the role defines it. `desk` joins the i-th directional trader and the
 i-th execution agent: at 1 each receives the mean of both rewards, at 0 its own.
+Info: `earned` float32[agents] currency by role; `seconds` float32[] that the step took; `messages`, all that met the
+book, in order of arrival, fields [N] with N = messages + 2 agents, among them `Kind.NOTHING` for what did not arrive;
+and `arrived` float32[N] when, in seconds since the step's start.
 Termination: of an agent that has lost more than its `max_loss`. That ends the episode for all, the others are
 truncated. Truncation: `episode_steps`, or the end of a recorded flow.
 """
@@ -32,7 +35,7 @@ from marljax.envs.roles import ROLES
 from marljax.envs.roles.role import DEPTH, Market, Own
 from marljax.lob.matching import process
 from marljax.lob.snapshot import levels
-from marljax.lob.types import MAX_SIZE, Book, Messages, Turnover
+from marljax.lob.types import MAX_SIZE, Book, Messages, Report, Turnover
 from marljax.market.latency import merge, sample
 from marljax.market.randomisation import draw
 from marljax.market.regimes import stress_at
@@ -97,17 +100,17 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
             self._latency(latency_key, state),
         )
         arriving = instructions.waiting & (instructions.seconds <= seconds) & ~halted
-        book, turnover = self._meet(merge_key, state, draws, instructions, arriving)
+        book, report, arrived = self._meet(merge_key, state, draws, instructions, arriving)
         later = jnp.maximum(instructions.seconds - seconds, 0.0)
         instructions = dataclasses.replace(instructions, seconds=later, waiting=instructions.waiting & ~arriving)
 
         market = dataclasses.replace(
-            self._market(book, turnover, state.market, seconds, params),
+            self._market(book, report.turnover, state.market, seconds, params),
             signal=signals.advance(signal_key, state.market.signal, params.signal, seconds),
             halted=jnp.maximum(stress.halted, halted.astype(jnp.float32)),
             left=1.0 - (state.elapsed + 1) / self.config.episode_steps,
         )
-        ledger = accounts.record(state.ledger, turnover, state.conditions.fees, params.tick_value)
+        ledger = accounts.record(state.ledger, report.turnover, state.conditions.fees, params.tick_value)
         before = accounts.equity(state.ledger, state.market.mark)
         gained = accounts.equity(ledger, market.mark).minus(before).value()
         earned = 0.5 * params.tick_value * gained - (ledger.fees - state.ledger.fees)
@@ -125,7 +128,12 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         )
         state, reward = self._settle(role_key, state, earned[1:], params)
         terminated, truncated = self._over(state, params)
-        info = {"earned": self.config.by_role(earned[1:]), "seconds": seconds}
+        info = {
+            "earned": self.config.by_role(earned[1:]),
+            "seconds": seconds,
+            "messages": report.messages,
+            "arrived": jnp.minimum(arrived, seconds),
+        }
         return self.observe(state, params), state, reward, terminated, truncated, info
 
     def observe(self, state: OrderBookState, params: OrderBookParams) -> dict[str, jax.Array]:
@@ -168,14 +176,15 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
 
     def _meet(
         self, key: jax.Array, state: OrderBookState, draws: Any, instructions: Instructions, arriving: jax.Array
-    ) -> tuple[Book, Turnover]:
-        """The book after all messages of a step have met it in order of arrival, and what was traded."""
+    ) -> tuple[Book, Report, jax.Array]:
+        """The book after all messages of a step have met it in order of arrival, the report of them, and when they
+        arrived, float32[N] seconds since the step's start, infinite for what did not."""
         arrivals = orders.arrivals(instructions, state.standing, arriving)
         seconds = jnp.where(arriving, instructions.seconds, jnp.inf).reshape(-1)
         positions = merge(key, draws.seconds, seconds)
         rows = orders.threaded(positions, draws, arrivals)
         book, report = process(state.book, rows, self.config.book, functools.partial(_respond, self.flow))
-        return book, report.turnover
+        return book, report, jnp.sort(jnp.append(draws.seconds, seconds))
 
     def _market(
         self, book: Book, turnover: Turnover, last: Market, seconds: jax.Array, params: OrderBookParams

@@ -15,8 +15,9 @@ from marljax.envs.order_book_types import OrderBookConfig
 from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.lob import messages
+from marljax.lob.matching import process
 from marljax.lob.stress import stressed
-from marljax.lob.types import BUY, SELL
+from marljax.lob.types import BUY, SELL, Kind
 from marljax.market.fees import fee_schedule
 from marljax.market.regimes import play, steady
 from tests.reference.scripted_flow import ASK, BID, scripted
@@ -53,7 +54,7 @@ def maker(*rows) -> dict:
 
 @pytest.fixture(scope="module")
 def played():
-    """(env, params, (states, rewards)) of an episode of random actions, leaves [T]."""
+    """(env, params, (states, rewards, infos)) of an episode of random actions, leaves [T]."""
     env, params = order_book()
 
     @jax.jit
@@ -63,8 +64,8 @@ def played():
         def step(state, key):
             action_key, env_key = jax.random.split(key)
             action = sample(action_key, env.action_space(params))
-            _, after, reward, *_ = env.step_env(env_key, state, action, params)
-            return after, (after, reward)
+            _, after, reward, _, _, info = env.step_env(env_key, state, action, params)
+            return after, (after, reward, info)
 
         return jax.lax.scan(step, state, jax.random.split(key, 20))[1]
 
@@ -72,7 +73,7 @@ def played():
 
 
 def test_money_is_conserved_to_the_tick(played):
-    _, _, (states, _) = played
+    _, _, (states, *_) = played
     assert np.abs(states.ledger.position[-1, 1:]).sum() > 10, "agents traded"
     for tally in (states.ledger.cash, jax.vmap(ledger.equity)(states.ledger, states.market.mark)):
         words = np.asarray(tally.high, np.int64) * 2**24 + np.asarray(tally.low)
@@ -82,14 +83,14 @@ def test_money_is_conserved_to_the_tick(played):
 
 
 def test_what_all_owners_have_changes_by_fees_alone(played):
-    _, params, (states, _) = played
+    _, params, (states, *_) = played
     net = jax.vmap(lambda s: s.net(params.tick_value))(states)
     assert states.ledger.fees[-1].sum() > 0.02
     np.testing.assert_allclose(net.sum(-1), -states.ledger.fees.sum(-1), atol=2e-4)
 
 
 def test_rewards_sum_to_profit_and_for_execution_to_minus_the_shortfall(played):
-    env, params, (states, reward) = played
+    env, params, (states, reward, _) = played
     final = jax.tree.map(lambda x: x[-1], states)
     net = env.config.by_role(final.net(params.tick_value)[1:])
     for role in ("market_maker", "directional"):
@@ -109,6 +110,36 @@ def test_rewards_sum_to_profit_and_for_execution_to_minus_the_shortfall(played):
         + states.ledger.fees[at - 1, -1]
     )
     np.testing.assert_allclose(reward["execution"][:at].sum(), -shortfall, atol=1e-3)
+
+
+def test_the_messages_that_met_the_book_are_told_and_make_it_again(played):
+    env, _, (states, _, info) = played
+    assert set(np.unique(info["messages"].owner)) == set(range(env.config.book.owners))
+
+    @jax.jit
+    def again(book, messages):
+        return jax.lax.scan(lambda book, block: (process(book, block, env.config.book)[0],) * 2, book, messages)[1]
+
+    first = jax.tree.map(lambda x: x[0], states).book
+    later = jax.tree.map(lambda x: x[1:], (states.book, info["messages"]))
+    chex.assert_trees_all_equal(again(first, later[1]), later[0])
+
+
+def test_messages_are_told_in_order_of_their_arrival_within_the_step(played):
+    _, _, (states, _, info) = played
+    arrived = np.asarray(info["arrived"])
+    assert (np.diff(arrived, axis=1) >= 0).all()
+    np.testing.assert_array_equal(arrived[:, -1], info["seconds"])
+    np.testing.assert_allclose(np.cumsum(info["seconds"]), states.seconds, rtol=1e-5)
+
+
+def test_an_agents_message_is_told_when_its_latency_is_over():
+    env, params = scripted(roles={"market_maker": MAKER}, latency=[0.3, 0.6], market_makers=2, executions=0)
+    _, state = start(env, params)
+    info = stepper(env, params)(state, maker([-0.7, 0, 1, 1], [-0.7, 0, 1, 1]))[-1]
+    told = np.asarray(info["messages"].kind) == Kind.LIMIT
+    np.testing.assert_array_equal(info["messages"].owner[told], [1, 1, 2, 2])
+    np.testing.assert_allclose(info["arrived"][told], [0.3, 0.3, 0.6, 0.6])
 
 
 def test_one_bankrupt_agent_ends_the_episode_for_all_and_is_the_only_one_terminated():

@@ -1,29 +1,22 @@
 """`watch_book.py`: a flow, a record or agents in, one page out; what is wrong is one line and exit code 2."""
 
 import dataclasses
-import functools
 import signal
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import chex
-import jax
 import numpy as np
 import pytest
 
 from experiments import command, watch_book
-from experiments.watch_book import Overheard, WatchConfig
+from experiments.watch_book import WatchConfig
 from marljax.data.readers.lobster_messages import read_messages
-from marljax.envs.environment import sample
-from marljax.envs.order_book import OrderBookEnv
 from marljax.evaluation.book_film import record
-from marljax.lob.matching import process
 from tests.experiments.test_calibrate_flow import write_pair
 from tests.reference.browser import CHROMIUM
 from tests.reference.poisson_book import simulate
-from tests.reference.worlds import order_book
 
 ROOT = Path(__file__).parents[2]
 GOOG = ROOT.parent / "shared/data/lobster/LOBSTER_SampleFile_GOOG_2012-06-21_10.zip"
@@ -62,34 +55,6 @@ def test_agents_quote_and_trade_and_are_named():
     assert not there[:, 1, 1].any(), "the execution agent only buys"
     assert {1, 2} <= set(film.trade_maker) | set(film.trade_taker)
     assert (np.diff(film.seconds) >= 0).all()
-
-
-def test_an_overheard_env_is_the_same_env_and_its_messages_make_the_same_book():
-    env, params = order_book()
-    overheard = Overheard(env.flow, env.config)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def play(one: OrderBookEnv, key):
-        _, state = one.reset_env(key, params)
-
-        def step(state, key):
-            action = sample(key, one.action_space(params))
-            said = getattr(one, "told", [])
-            _, after, *_ = one.step_env(key, state, action, params)
-            return after, (after, said.pop()[0] if said else None)
-
-        return state, jax.lax.scan(step, state, jax.random.split(key, 10))[1]
-
-    first, (states, _) = play(env, jax.random.key(1))
-    _, (same, told) = play(overheard, jax.random.key(1))
-    chex.assert_trees_all_equal(states, same)
-    assert set(np.unique(told.owner)) == set(range(env.config.book.owners))
-
-    @jax.jit
-    def again(book, told):
-        return jax.lax.scan(lambda book, block: (process(book, block, env.config.book)[0],) * 2, book, told)[1]
-
-    chex.assert_trees_all_equal(again(first.book, told), states.book)
 
 
 def test_a_recorded_day_is_shown_as_it_was(tmp_path):
