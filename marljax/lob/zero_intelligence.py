@@ -112,7 +112,8 @@ def prepare(
         id=flow.new_ids(state.next_id, n),
         place=flow.places(where, params.line, stress),
         reference=jnp.broadcast_to(params.reference, (n,)),
-        distance=1 + flow.choose(where, params.limit_rate) + flow.whole(stress.half_spread, rounding),
+        # How deep a cancellation reaches is no matter to a limit order, and so independent of all that makes one.
+        distance=1 + flow.choose(where, params.limit_rate) + flow.whole(stress.half_spread, deep),
         within=flow.survives(deep, params.cancel_hazard),
     )
     return draws, ZeroIntelligenceState(next_id=flow.next_id(state.next_id, n))

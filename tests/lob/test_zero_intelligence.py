@@ -147,6 +147,16 @@ def test_stress_multiplies_sizes_also_of_single_lots():
     assert float(jnp.mean(draws.size)) == pytest.approx(1.5, abs=0.02)
 
 
+def test_sizes_and_half_spreads_are_rounded_independently():
+    params = PARAMS.replace(limit_rate=PARAMS.limit_rate * (jnp.arange(20) == 4) * 20)
+    stress = stressed(size=1.5, half_spread=0.5)
+    draws, _ = model.prepare(jax.random.key(8), model.initial_state(params), params, stress, 20_000)
+    limits = np.asarray(draws.kind) == Kind.LIMIT
+    size, distance = np.asarray(draws.size)[limits], np.asarray(draws.distance)[limits]
+    assert (set(size), set(distance)) == ({1, 2}, {5, 6})
+    assert abs(np.corrcoef(size, distance)[0, 1]) < 4 / np.sqrt(limits.sum())
+
+
 def test_more_market_orders_widen_the_spread():
     def spread(stress):
         shown = simulated(jax.random.key(7), PARAMS, stress)[3]
