@@ -58,7 +58,7 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         return {name: Box(-1.0, 1.0, (count, len(ROLES[name].ACTION))) for name, count in self.config.counts.items()}
 
     def reset_env(self, key: jax.Array, params: OrderBookParams) -> tuple[dict[str, jax.Array], OrderBookState]:
-        opening_key, conditions_key, signal_key, role_key = jax.random.split(key, 4)
+        opening_key, conditions_key, signal_key, role_key, flow_key = jax.random.split(key, 5)
         count = params.openings.book.consumed.shape[0]
         chosen = jax.random.randint(opening_key, (), 0, count)
         opening = jax.tree.map(lambda x: x[chosen], params.openings)
@@ -79,16 +79,17 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
                 for name, keys in self.config.by_role(jax.random.split(role_key, agents)).items()
             },
         )
+        # Whether trading is halted is no matter of chance: what is drawn here the first step draws anew.
+        _, _, halted = self._coming(flow_key, state, params)
+        state = dataclasses.replace(state, market=dataclasses.replace(market, halted=halted))
         return self.observe(state, params), state
 
     def step_env(
         self, key: jax.Array, state: OrderBookState, action: dict[str, jax.Array], params: OrderBookParams
     ) -> Step:
         flow_key, latency_key, merge_key, signal_key, role_key = jax.random.split(key, 5)
-        stress = stress_at(state.conditions.schedule, state.seconds)
-        stress = signals.lean(stress, state.market.signal, params.signal)
-        draws, flow = self.flow.prepare(flow_key, state.flow, params.flow, stress, self.config.messages)
-        halted = (stress.halted > 0.5) | self.flow.halts(draws)
+        draws, flow, halt = self._coming(flow_key, state, params)
+        halted = halt > 0.5
         # A halt lasts as long as its draws, or where the flow itself stands still, as long as it is told to.
         still = halted & (draws.seconds[-1] <= 0.0)
         seconds = jnp.where(still, params.halt_seconds, draws.seconds[-1])
@@ -107,7 +108,7 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
         market = dataclasses.replace(
             self._market(book, report.turnover, state.market, seconds, params),
             signal=signals.advance(signal_key, state.market.signal, params.signal, seconds),
-            halted=jnp.maximum(stress.halted, halted.astype(jnp.float32)),
+            halted=halt,
             left=1.0 - (state.elapsed + 1) / self.config.episode_steps,
         )
         ledger = accounts.record(state.ledger, report.turnover, state.conditions.fees, params.tick_value)
@@ -167,6 +168,14 @@ class OrderBookEnv(Environment[OrderBookState, OrderBookParams]):
     def own(self, state: OrderBookState) -> dict[str, Own]:
         """What agents know of themselves, by role, leaves [agents of the role, ...]."""
         return self.config.by_role(Own(state.ledger.position[1:], state.standing, state.instructions.waiting))
+
+    def _coming(self, key: jax.Array, state: OrderBookState, params: OrderBookParams) -> tuple[Any, Any, jax.Array]:
+        """The background's draws of the next step, its state behind them, and whether trading is halted meanwhile,
+        float32[] 1 if so, else 0."""
+        stress = stress_at(state.conditions.schedule, state.seconds)
+        stress = signals.lean(stress, state.market.signal, params.signal)
+        draws, flow = self.flow.prepare(key, state.flow, params.flow, stress, self.config.messages)
+        return draws, flow, jnp.maximum(stress.halted, self.flow.halts(draws).astype(jnp.float32))
 
     def _latency(self, key: jax.Array, state: OrderBookState) -> jax.Array:
         """float32[agents, 2] seconds."""

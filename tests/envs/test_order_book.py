@@ -13,13 +13,14 @@ from marljax.envs.environment import sample
 from marljax.envs.ledger import product
 from marljax.envs.order_book_types import OrderBookConfig
 from marljax.envs.roles.execution import ExecutionParams
-from marljax.envs.roles.market_maker import MarketMakerParams
+from marljax.envs.roles.market_maker import OBSERVATION, MarketMakerParams
+from marljax.envs.roles.role import entries
 from marljax.lob import messages
 from marljax.lob.matching import process
 from marljax.lob.stress import stressed
 from marljax.lob.types import BUY, SELL, Kind
 from marljax.market.fees import fee_schedule
-from marljax.market.regimes import play, steady
+from marljax.market.regimes import play, steady, table
 from tests.reference.scripted_flow import ASK, BID, scripted
 from tests.reference.worlds import order_book
 
@@ -264,6 +265,16 @@ def test_instructions_wait_for_the_end_of_a_halt():
         _, state, *_ = step(state, maker([-0.7, 0, 1, 1]))
         np.testing.assert_array_equal(state.standing.there, there)
     assert float(state.seconds) == 3.0
+
+
+@pytest.mark.parametrize(("regime", "halted"), [("calm", 0.0), ("trading halt", 1.0)])
+def test_the_first_observation_says_whether_the_episode_begins_in_a_halt(regime, halted):
+    env, params = scripted(roles={"market_maker": MAKER}, latency=0.1, market_makers=1, executions=0)
+    params = params.replace(randomisation=params.randomisation.replace(regimes=table(regime)))
+    first, state = start(env, params)
+    after, *_ = stepper(env, params)(state, maker([-0.7, 0, 1, 1]))
+    for obs in (first, after):
+        np.testing.assert_array_equal(entries(OBSERVATION, obs["market_maker"])["halted"], halted)
 
 
 def test_makers_earn_a_rebate_and_takers_pay_to_the_exact_number_of_lots():

@@ -79,6 +79,17 @@ def test_what_agents_sent_waits_while_the_record_says_that_trading_is_halted(wor
     assert any(bool(jnp.any(history[row - 1][0].instructions.waiting)) for row in HALT)
 
 
+def test_an_episode_that_begins_in_a_recorded_halt_says_so_at_once(world):
+    env, params = world
+    step, reset = jax.jit(env.step_env), jax.jit(env.reset)
+    for row in (2, 3, 5, 6):
+        opening = Opening(*recorded.episode(params.flow.stream, row, env.config.book))
+        here = dataclasses.replace(params, openings=jax.tree.map(lambda x: x[None], opening))
+        _, state = reset(jax.random.key(0), here)
+        _, after, *_ = step(jax.random.key(1), state, sample(jax.random.key(2), env.action_space(here)), here)
+        assert float(state.market.halted) == float(after.market.halted) == (row + 1 in HALT)
+
+
 def test_markets_may_begin_at_rows_of_their_own(world):
     env, params = world
     rows = jnp.array([0, 3, 7])
