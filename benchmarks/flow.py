@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marljax.lob import fair_value, hawkes, hawkes_market, matching, zero_intelligence
+from marljax.lob import matching
+from marljax.lob.flows import fair_value, hawkes, hawkes_market, zero_intelligence
 from marljax.lob.lanes import in_chunks
 from marljax.lob.stress import calm
 from marljax.lob.types import BookConfig

@@ -22,7 +22,7 @@ from marljax.envs.environment import sample
 from marljax.envs.opening import order_book_params, run_in
 from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.order_book_types import OrderBookConfig, OrderBookParams
-from marljax.lob import zero_intelligence
+from marljax.lob.flows import zero_intelligence
 
 CHUNK = 64
 

@@ -4,7 +4,8 @@
     python experiments/calibrate_flow.py --path GOOG_2012-06-21_10.zip --run-dir runs/goog --decays 1 100
 
 Writes rates of limit, market and cancel orders by side, distance and level, their sizes, the rhythm of arrivals, the
-persistence of trade signs, and a Hawkes process of the six event types: `FlowStatistics` of marljax.lob.calibration.
+persistence of trade signs, and a Hawkes process of the six event types: `FlowStatistics` of
+marljax.lob.sessions.calibration.
 """
 
 import dataclasses
@@ -14,8 +15,8 @@ from typing import Literal
 from command import run
 from marljax.data.readers.lobster_messages import read_messages
 from marljax.data.schema import InputError, SourceFile
-from marljax.lob.calibration import DECAYS, FlowStatistics, calibrate
-from marljax.lob.session import from_recorded
+from marljax.lob.sessions.calibration import DECAYS, FlowStatistics, calibrate
+from marljax.lob.sessions.session import from_recorded
 from marljax.runtime.artefacts import write_json
 from marljax.runtime.config import to_json
 from marljax.runtime.progress import print_line

@@ -23,9 +23,9 @@ from command import run
 from marljax.data.readers.lobster_messages import read_messages
 from marljax.data.schema import InputError, SourceFile
 from marljax.evaluation.stylized_facts import MEASURED, FactResult, judge, to_markdown
-from marljax.lob import fair_value, hawkes, hawkes_market, zero_intelligence
-from marljax.lob.session import Session, from_recorded
-from marljax.lob.simulated import simulate
+from marljax.lob.flows import fair_value, hawkes, hawkes_market, zero_intelligence
+from marljax.lob.sessions.session import Session, from_recorded
+from marljax.lob.sessions.simulated import simulate
 from marljax.lob.types import BookConfig
 from marljax.runtime.artefacts import write_atomic, write_json
 from marljax.runtime.config import to_json

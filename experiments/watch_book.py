@@ -34,7 +34,7 @@ from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.evaluation.book_film import Film, Told, record
 from marljax.evaluation.book_page import WIDTH, Labels, height, render
-from marljax.lob import fair_value, hawkes, hawkes_market, recorded, zero_intelligence
+from marljax.lob.flows import fair_value, hawkes, hawkes_market, recorded, zero_intelligence
 from marljax.lob.matching import process
 from marljax.lob.stress import calm
 from marljax.lob.types import MAX_MESSAGES, BookConfig

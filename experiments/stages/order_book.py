@@ -28,7 +28,7 @@ from marljax.envs.roles import ROLES
 from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.envs.single_role import Policy
-from marljax.lob import zero_intelligence
+from marljax.lob.flows import zero_intelligence
 from stages.order_book_players import (
     Corrected,
     CorrectedParams,

@@ -19,7 +19,7 @@ from marljax.market.randomisation import Conditions, Randomisation
 
 
 class Flow(Protocol):
-    """A model of background orders: a module of `marljax.lob`, or a frozen object."""
+    """A model of background orders: a module of `marljax.lob.flows`, or a frozen object."""
 
     def initial_book(self, key: jax.Array, params: Any, config: BookConfig) -> Book:
         """A book to begin with."""

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marljax.lob.flow import AGENT_ID
+from marljax.lob.flows.flow import AGENT_ID
 from marljax.lob.types import BUY, SELL, Book, Kind, Messages, SelfTrade
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from marljax.data.schema import InputError
 from marljax.generative.quality import excess_kurtosis as kurtosis_of
 from marljax.generative.quality import hill_index
-from marljax.lob.session import EventKind, Session, market_orders
+from marljax.lob.sessions.session import EventKind, Session, market_orders
 
 OPENING = 60.0
 """Seconds at the start that are left out."""

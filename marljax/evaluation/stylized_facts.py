@@ -22,7 +22,7 @@ import numpy as np
 from marljax.data.schema import InputError
 from marljax.evaluation import session_statistics as statistics
 from marljax.evaluation.session_statistics import OPENING, Tape
-from marljax.lob.session import Session
+from marljax.lob.sessions.session import Session
 
 HOUR_UP_TO = 3 * 3600.0
 """Sessions shorter than this [s] are held against an hour."""

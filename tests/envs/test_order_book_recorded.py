@@ -12,8 +12,8 @@ from marljax.envs.opening import order_book_params, run_in
 from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.order_book_types import Opening, OrderBookConfig
 from marljax.envs.roles.role import Scales
-from marljax.lob import recorded
-from marljax.lob.recorded import CancelPolicy, RecordedParams
+from marljax.lob.flows import recorded
+from marljax.lob.flows.recorded import CancelPolicy, RecordedParams
 
 ROWS = 12
 HALT = range(4, 7)

@@ -16,7 +16,7 @@ from marljax.envs.roles.execution import ExecutionParams, Parent
 from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.envs.roles.role import MARKET, Market, Own, Scales, agents, entries, placed, see_market
 from marljax.envs.signal import Signal, advance, lean
-from marljax.lob.flow import filled
+from marljax.lob.flows.flow import filled
 from marljax.lob.matching import process
 from marljax.lob.messages import limit, market, stack
 from marljax.lob.stress import calm

@@ -13,7 +13,7 @@ from marljax.evaluation import session_statistics as statistics
 from marljax.evaluation import stylized_facts
 from marljax.evaluation.session_statistics import OPENING, Tape
 from marljax.evaluation.stylized_facts import FACTS, MEASURED, FactResult, judge, measure, to_markdown
-from marljax.lob.session import EventKind, Session, from_recorded
+from marljax.lob.sessions.session import EventKind, Session, from_recorded
 from tests.reference.poisson_book import simulate
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "lobster"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import calibrate_flow, command
-from marljax.lob.calibration import FlowStatistics
-from marljax.lob.session import EventKind, Session
+from marljax.lob.sessions.calibration import FlowStatistics
+from marljax.lob.sessions.session import EventKind, Session
 from tests.reference.poisson_book import Rates, simulate
 
 ROOT = Path(__file__).parents[2]

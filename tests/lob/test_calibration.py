@@ -10,10 +10,10 @@ from scipy.optimize import minimize
 
 from marljax.data.readers.lobster_messages import read_messages
 from marljax.data.schema import InputError
-from marljax.lob import calibration
-from marljax.lob.calibration import FlowStatistics, calibrate
-from marljax.lob.hawkes_fit import excitation, fit
-from marljax.lob.session import EventKind, Session, from_recorded, market_orders
+from marljax.lob.sessions import calibration
+from marljax.lob.sessions.calibration import FlowStatistics, calibrate
+from marljax.lob.sessions.hawkes_fit import excitation, fit
+from marljax.lob.sessions.session import EventKind, Session, from_recorded, market_orders
 from tests.reference.poisson_book import Rates, simulate
 
 GOOG = Path(__file__).parents[3] / "shared/data/lobster/LOBSTER_SampleFile_GOOG_2012-06-21_10.zip"

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marljax.lob import fair_value as model
-from marljax.lob import flow, matching, messages
+from marljax.lob import matching, messages
+from marljax.lob.flows import fair_value as model
+from marljax.lob.flows import flow
 from marljax.lob.snapshot import touch
 from marljax.lob.stress import calm, stressed
 from marljax.lob.types import BUY, SELL, BookConfig, Kind

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marljax.lob import fair_value, flow, hawkes, hawkes_market, matching, messages, zero_intelligence
+from marljax.lob import matching, messages
+from marljax.lob.flows import fair_value, flow, hawkes, hawkes_market, zero_intelligence
 from marljax.lob.snapshot import levels, touch
 from marljax.lob.stress import calm, stressed
 from marljax.lob.types import BUY, SELL, BookConfig, Kind

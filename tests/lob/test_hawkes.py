@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from marljax.data.schema import InputError
-from marljax.lob import flow, hawkes, hawkes_market, matching
-from marljax.lob.hawkes import TYPES, Excitation
+from marljax.lob import matching
+from marljax.lob.flows import flow, hawkes, hawkes_market
+from marljax.lob.flows.hawkes import TYPES, Excitation
 from marljax.lob.snapshot import touch
 from marljax.lob.stress import calm, stressed
 from marljax.lob.types import BUY, SELL, BookConfig, Kind

@@ -8,9 +8,9 @@ import pytest
 from marljax.data.readers import lobster_messages
 from marljax.data.readers.lobster_messages import Status, read_messages
 from marljax.data.schema import InputError
-from marljax.lob import recorded, recorded_instructions
-from marljax.lob.flow import AGENT_ID
-from marljax.lob.recorded import RecordedParams
+from marljax.lob.flows import recorded, recorded_instructions
+from marljax.lob.flows.flow import AGENT_ID
+from marljax.lob.flows.recorded import RecordedParams
 from marljax.lob.stress import calm, stressed
 from marljax.lob.types import MAX_PRICE, MAX_SIZE, BookConfig, Code, Kind
 from tests.reference.recorded_page import CONFIG, START, page, resting, run, sizes

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from marljax.lob.flow import AGENT_ID
+from marljax.lob.flows.flow import AGENT_ID
+from marljax.lob.flows.recorded import CancelPolicy
 from marljax.lob.messages import limit, market
-from marljax.lob.recorded import CancelPolicy
 from marljax.lob.types import BUY, Code
 from tests.reference.recorded_page import START, page, resting, run, sizes, submit
 

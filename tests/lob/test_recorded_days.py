@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from marljax.data.readers.lobster_messages import read_messages
-from marljax.lob import recorded, recorded_instructions, snapshot
+from marljax.lob import snapshot
+from marljax.lob.flows import recorded, recorded_instructions
+from marljax.lob.flows.recorded import CancelPolicy, RecordedParams, RecordedStream
 from marljax.lob.matching import apply, process, rebased
-from marljax.lob.recorded import CancelPolicy, RecordedParams, RecordedStream
 from marljax.lob.stress import calm
 from marljax.lob.types import BUY, MAX_MESSAGES, SELL, Book, BookConfig, Code
 from tests.reference.lobster_replay import Replay, ladder, lines_of

@@ -9,8 +9,8 @@ import pytest
 
 from marljax.data.schema import InputError
 from marljax.lob import messages as make
-from marljax.lob.session import EventKind, Session
-from marljax.lob.simulated import simulate
+from marljax.lob.sessions.session import EventKind, Session
+from marljax.lob.sessions.simulated import simulate
 from marljax.lob.types import BUY, SELL, BookConfig, Kind, Messages
 from tests.reference.order_book import Message, OrderBook
 from tests.reference.scripted_flow import ASK, BID, LOTS, Script, ScriptedFlow

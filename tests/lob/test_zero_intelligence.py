@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from marljax.lob import matching
-from marljax.lob import zero_intelligence as model
+from marljax.lob.flows import zero_intelligence as model
 from marljax.lob.snapshot import levels, touch
 from marljax.lob.stress import calm, stressed
 from marljax.lob.types import BUY, SELL, BookConfig, Kind

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from marljax.lob.session import EventKind, Session
+from marljax.lob.sessions.session import EventKind, Session
 
 
 @dataclasses.dataclass(frozen=True)

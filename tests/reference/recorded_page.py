@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from marljax.data.readers.lobster_messages import read_messages
-from marljax.lob import recorded
+from marljax.lob.flows import recorded
+from marljax.lob.flows.recorded import CancelPolicy, RecordedParams, RecordedStream
 from marljax.lob.matching import process
-from marljax.lob.recorded import CancelPolicy, RecordedParams, RecordedStream
 from marljax.lob.stress import calm
 from marljax.lob.types import Book, BookConfig, Code, Messages
 

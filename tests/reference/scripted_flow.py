@@ -10,7 +10,7 @@ from marljax.envs.opening import order_book_params
 from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.order_book_types import Opening, OrderBookConfig, OrderBookParams
 from marljax.envs.roles.role import Scales
-from marljax.lob import flow
+from marljax.lob.flows import flow
 from marljax.lob.messages import nothing, stack
 from marljax.lob.types import Book, BookConfig, Messages
 from marljax.market.fees import FeeSchedule, fee_schedule

@@ -33,7 +33,7 @@ from marljax.envs.tapes import (
     replay_params,
 )
 from marljax.envs.worlds import AllocationConfig, portfolio_params
-from marljax.lob import zero_intelligence
+from marljax.lob.flows import zero_intelligence
 from tests.reference.books import random_market
 
 N_FEATURES = 4

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marljax.lob import flow
+from marljax.lob.flows import flow
 from marljax.lob.stress import Stress
 from marljax.lob.types import BUY, SELL, Book, BookConfig, Kind, Messages
 
@@ -90,7 +90,7 @@ def initial_book(key: jax.Array, params: FairValueParams, config: BookConfig) ->
 def prepare(
     key: jax.Array, state: FairValueState, params: FairValueParams, stress: Stress, n: int
 ) -> tuple[FairValueDraws, FairValueState]:
-    """The next n messages before they meet the book, see `marljax.lob.flow`."""
+    """The next n messages before they meet the book, see `marljax.lob.flows.flow`."""
     when, what, side, where, size, rounding, informed = flow.uniforms(key, 7, n)
     rates = 2 * jnp.stack(
         [params.limit_rate, params.market_rate, flow.pointers(params.cancel_hazard, params.line, params.sizes)]

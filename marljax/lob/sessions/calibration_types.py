@@ -2,7 +2,7 @@
 
 Rates by distance follow Cont, Stoikov & Talreja (2010), who count from the opposite best quote, and Smith, Farmer,
 Gillemot & Krishnamurthy (2003); the same orders are also counted from the best quote of their own side. Distances are
-measured in the book as it stood before the event. `marljax.lob.calibration` estimates them.
+measured in the book as it stood before the event. `marljax.lob.sessions.calibration` estimates them.
 """
 
 import dataclasses

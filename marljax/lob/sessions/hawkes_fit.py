@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from marljax.data.schema import InputError
-from marljax.lob.calibration_types import HAWKES_TYPES, HawkesStatistics
-from marljax.lob.session import EventKind, Session, market_orders
+from marljax.lob.sessions.calibration_types import HAWKES_TYPES, HawkesStatistics
+from marljax.lob.sessions.session import EventKind, Session, market_orders
 
 _TOLERANCE = 1e-9
 _ALL_BUT_ZERO = 1e-9

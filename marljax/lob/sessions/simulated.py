@@ -18,7 +18,7 @@ from jax import lax
 
 from marljax.data.schema import InputError
 from marljax.lob.matching import process
-from marljax.lob.session import EventKind, Session
+from marljax.lob.sessions.session import EventKind, Session
 from marljax.lob.snapshot import levels, order
 from marljax.lob.stress import Stress, calm
 from marljax.lob.types import BookConfig, Kind
@@ -42,7 +42,7 @@ def simulate(
 
     Args:
         key: random key.
-        model: a module of flow, see `marljax.lob.flow`.
+        model: a module of flow, see `marljax.lob.flows.flow`.
         params: its parameters.
         config: of the book.
         duration: seconds.

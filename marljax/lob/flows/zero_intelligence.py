@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marljax.lob import flow
+from marljax.lob.flows import flow
 from marljax.lob.stress import Stress
 from marljax.lob.types import BUY, Book, BookConfig, Kind, Messages
 
@@ -92,7 +92,7 @@ def initial_book(key: jax.Array, params: ZeroIntelligenceParams, config: BookCon
 def prepare(
     key: jax.Array, state: ZeroIntelligenceState, params: ZeroIntelligenceParams, stress: Stress, n: int
 ) -> tuple[ZeroIntelligenceDraws, ZeroIntelligenceState]:
-    """The next n messages before they meet the book, see `marljax.lob.flow`."""
+    """The next n messages before they meet the book, see `marljax.lob.flows.flow`."""
     when, what, side, where, deep, size, rounding = flow.uniforms(key, 7, n)
     # Of both sides together. A cancellation points, and hits in proportion to what rests on the line.
     rates = 2 * jnp.stack(

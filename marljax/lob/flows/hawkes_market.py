@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from marljax.data.schema import InputError
-from marljax.lob import calibration
-from marljax.lob.calibration import DECAYS
-from marljax.lob.hawkes import TYPES, Excitation, HawkesParams, Placement, Profile
-from marljax.lob.hawkes_fit import fit
-from marljax.lob.session import EventKind, Session, market_orders
+from marljax.lob.flows.hawkes import TYPES, Excitation, HawkesParams, Placement, Profile
+from marljax.lob.sessions import calibration
+from marljax.lob.sessions.calibration import DECAYS
+from marljax.lob.sessions.hawkes_fit import fit
+from marljax.lob.sessions.session import EventKind, Session, market_orders
 
 GOOG = Path(__file__).parent / "goog_like.json"
 """Parameters of a session like GOOG's of 2012-06-21, see the file's `provenance`."""

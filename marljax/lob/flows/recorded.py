@@ -21,9 +21,9 @@ from flax import struct
 from jax import lax
 
 from marljax.data.readers.lobster_messages import RecordedMessages, Status
-from marljax.lob.flow import BACKGROUND
+from marljax.lob.flows.flow import BACKGROUND
+from marljax.lob.flows.recorded_instructions import FIELDS, SNAPSHOT_ID, Action, compile_messages
 from marljax.lob.matching import empty
-from marljax.lob.recorded_instructions import FIELDS, SNAPSHOT_ID, Action, compile_messages
 from marljax.lob.stress import Stress
 from marljax.lob.types import BUY, MAX_SIZE, Book, BookConfig, Kind, Messages, SelfTrade
 

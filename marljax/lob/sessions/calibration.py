@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from marljax.data.schema import InputError
-from marljax.lob.calibration_types import Arrivals, FlowStatistics, Improvement, Placement, Sizes, Trading
-from marljax.lob.hawkes_fit import fit_session
-from marljax.lob.session import EventKind, Session, market_orders
+from marljax.lob.sessions.calibration_types import Arrivals, FlowStatistics, Improvement, Placement, Sizes, Trading
+from marljax.lob.sessions.hawkes_fit import fit_session
+from marljax.lob.sessions.session import EventKind, Session, market_orders
 
 __all__ = ["FlowStatistics", "calibrate"]
 

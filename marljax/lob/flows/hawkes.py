@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from marljax.lob import flow
+from marljax.lob.flows import flow
 from marljax.lob.stress import Stress
 from marljax.lob.types import BUY, Book, BookConfig, Kind, Messages
 
@@ -199,7 +199,7 @@ def _cumulative(x: jax.Array) -> jax.Array:
 def prepare(
     key: jax.Array, state: HawkesState, params: HawkesParams, stress: Stress, n: int
 ) -> tuple[HawkesDraws, HawkesState]:
-    """The next n messages before they meet the book, see `marljax.lob.flow`."""
+    """The next n messages before they meet the book, see `marljax.lob.flows.flow`."""
     event_key, key = jax.random.split(key)
     law, place = params.excitation, params.placement
     activity = flow.along(params.profile.activity, params.profile.grid, state.elapsed)
