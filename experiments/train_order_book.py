@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from command import run
+from marljax.agents.teams import ONLY
 from marljax.data.limits import require_counts
 from marljax.data.schema import InputError
 from marljax.envs.order_book import OrderBookParams
@@ -246,7 +247,7 @@ def _train(
         steps_per_chunk=config.league.steps_per_chunk,
         show=tuple(f"{role}.episode_return" for role in OTHER),
     )
-    policies = {role: trained.runner.runners[role].params["policy"] for role in OTHER}
+    policies = {role: trained.runner.runners[role].params[ONLY]["policy"] for role in OTHER}
     kept = [name for name in trained.rows[0] if name.endswith(("episode_return", "entropy"))]
     curves = {name: [row[name] for row in trained.rows] for name in kept}
     return Artefact({name: np.asarray(x) for name, x in named_leaves(policies).items()}, {"curves": curves})

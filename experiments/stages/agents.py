@@ -10,7 +10,8 @@ import numpy as np
 
 from marljax.agents.learner import Learner
 from marljax.agents.policy import TanhGaussianPolicy
-from marljax.agents.ppo import PPO, PPOConfig
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.sac import SAC, SACConfig
 from marljax.agents.selection import SelectionConfig, select
 from marljax.data.schema import InputError
@@ -59,7 +60,7 @@ class AgentsConfig:
     @property
     def policy(self) -> TanhGaussianPolicy:
         """The network of every product agent."""
-        return TanhGaussianPolicy(1, self.ppo.hidden)
+        return TanhGaussianPolicy(1, self.ppo.body)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from marljax.agents.policy import TanhGaussianPolicy
-from marljax.agents.ppo import PPO, PPOConfig
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.selection import sharpe
 from marljax.data.schema import InputError
 from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
@@ -40,7 +41,7 @@ class MetaConfig:
 
     def network(self, n_products: int) -> TanhGaussianPolicy:
         """The meta-controller's policy."""
-        return TanhGaussianPolicy(n_products + 1, self.ppo.hidden)
+        return TanhGaussianPolicy(n_products + 1, self.ppo.body)
 
 
 @dataclasses.dataclass(frozen=True)

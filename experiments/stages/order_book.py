@@ -19,7 +19,9 @@ from marljax.agents.classical.execution import TWAP, VWAP, AlmgrenChriss
 from marljax.agents.classical.market_making import AvellanedaStoikov, GueantLehalleFernandezTapia
 from marljax.agents.learner import choose
 from marljax.agents.policy import PolicyParams, TanhGaussianPolicy
-from marljax.agents.ppo import PPO, PPOConfig, PPORunner
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig, PPORunner
+from marljax.agents.teams import ONLY
 from marljax.data.limits import require, require_counts, require_positive, require_shares
 from marljax.data.schema import InputError
 from marljax.envs.opening import order_book_params, run_in
@@ -123,7 +125,7 @@ class LeagueConfig:
         return self.seeds * sum(ppo.n_envs * ppo.n_steps for ppo in self.ppo.values())
 
     def policy(self, role: str) -> TanhGaussianPolicy:
-        return TanhGaussianPolicy(len(ROLES[role].ACTION), self.ppo[role].hidden)
+        return TanhGaussianPolicy(len(ROLES[role].ACTION), self.ppo[role].body)
 
 
 def market(config: WorldConfig, key: jax.Array) -> tuple[OrderBookEnv, dict[str, OrderBookParams]]:
@@ -199,9 +201,9 @@ class Training:
             runners[role], seen = self.learner(role).update(league.runners[role], params)
             diverged |= seen.pop("diverged") > 0
             learns = league.chunks >= self.config.critic_chunks
-            before, after = league.runners[role].params, runners[role].params
+            before, after = league.runners[role].params[ONLY], runners[role].params[ONLY]
             policy = choose(learns, after["policy"], before["policy"])
-            runners[role] = dataclasses.replace(runners[role], params=after | {"policy": policy})
+            runners[role] = dataclasses.replace(runners[role], params={ONLY: after | {"policy": policy}})
             metrics |= {f"{role}.{name}": value for name, value in seen.items()}
         chunks = league.chunks + 1
         ends = chunks * self.config.rounds // self.config.chunks > round_

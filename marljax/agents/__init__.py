@@ -2,7 +2,8 @@
 
 from marljax.agents.learner import Learner, jit_update, train
 from marljax.agents.policy import TanhGaussianPolicy
-from marljax.agents.ppo import PPO, PPOConfig, PPORunner
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig, PPORunner
 from marljax.agents.sac import SAC, SACConfig, SACRunner
 from marljax.agents.selection import SelectionConfig, select
 

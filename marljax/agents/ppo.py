@@ -1,106 +1,34 @@
-"""Proximal policy optimisation (Schulman et al. 2017) with separate actor and critic, one agent per Runner.
+"""Proximal policy optimisation (Schulman et al. 2017) of all agents of an environment at once.
+
+Independent learning judges every agent by its own observation; with a shared critic one network sees the observations
+of all in training, and nothing but its own observation decides what an agent does (Yu et al. 2022, MAPPO). Teams, the
+agents of a role, differ in sizes and kinds of actions; each learns with its own optimiser.
 
 One update is a rollout of T steps in N worlds, generalised advantages, then E epochs over M minibatches. Two choices
 make it fast on one core: values of the whole rollout come from two large matrix products after it rather than from
 one small product per step, and a minibatch is a random set of whole time steps, so that shuffling permutes T numbers
-and copies contiguous rows.
+and copies contiguous rows. A recurrent network takes worlds instead of times, and is run along time anew.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from marljax.agents.learner import (
-    EnvParams,
-    Metrics,
-    Transition,
-    Worlds,
-    all_finite,
-    choose,
-    reset_worlds,
-    sizes,
-    step_worlds,
-    summarise,
-)
-from marljax.agents.networks import apply_mlp, init_mlp
-from marljax.agents.policy import PolicyParams, TanhGaussianPolicy
-from marljax.agents.returns import generalised_advantage
-from marljax.data.limits import require, require_counts, require_not_negative, require_positive, require_shares
-from marljax.data.schema import InputError
+from marljax.agents.learner import EnvParams, all_finite, choose
+from marljax.agents.memory import forget
+from marljax.agents.networks import Carry
+from marljax.agents.normalisation import Moments, Scaler
+from marljax.agents.policy import TanhGaussianPolicy
+from marljax.agents.ppo_config import Memory, PPOConfig, PPORunner, Statistics
+from marljax.agents.ppo_loss import Rollout, loss, prepare, take
+from marljax.agents.rollout import Metrics, Worlds, remember_returns, reset_worlds, step_worlds
+from marljax.agents.teams import CENTRE, Roster, Team, roster
 from marljax.envs.environment import Environment
-
-
-@struct.dataclass
-class PPOConfig:
-    """How PPO learns. Whole numbers fix shapes; floats may carry an axis."""
-
-    n_envs: int = struct.field(pytree_node=False, default=64)
-    """Worlds stepped side by side [count]."""
-    n_steps: int = struct.field(pytree_node=False, default=128)
-    """Steps per world in one rollout [steps]."""
-    n_epochs: int = struct.field(pytree_node=False, default=4)
-    """Passes over one rollout [count]."""
-    n_minibatches: int = struct.field(pytree_node=False, default=4)
-    """Gradient steps per pass [count]; must divide n_steps."""
-    hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
-    """Widths of the hidden layers of actor and critic [units]."""
-    learning_rate: float = 3e-4
-    """Adam step size [1]."""
-    learning_rate_decay: float = 0.0
-    """Part of the learning rate lost per chunk, linearly [1 / chunk]; 0 keeps it constant."""
-    discount: float = 0.99
-    """Discount per step [1]."""
-    gae_lambda: float = 0.95
-    """Decay of advantage estimates [1]."""
-    ratio_clip: float = 0.2
-    """How far the probability ratio may move from 1 [1]."""
-    value_clip: float = 1.0
-    """How far a value may move from the rollout's in one chunk [scaled reward]."""
-    value_coefficient: float = 0.5
-    """Weight of the value loss [1]."""
-    entropy_coefficient: float = 0.001
-    """Weight of the entropy bonus [1 / nat]."""
-    max_grad_norm: float = 0.5
-    """Global norm to which gradients are clipped [1]."""
-    reward_scale: float = 1.0
-    """Factor on rewards before learning [1]; metrics stay unscaled."""
-
-    def __post_init__(self) -> None:
-        require_counts(self, "n_envs", "n_steps", "n_epochs", "n_minibatches", "hidden")
-        require_positive(self, "learning_rate", "max_grad_norm", "reward_scale")
-        require(self, "above 0 and at most 1", lambda x: 0 < x <= 1, "discount")
-        require_shares(self, "gae_lambda")
-        require_not_negative(
-            self, "learning_rate_decay", "ratio_clip", "value_clip", "value_coefficient", "entropy_coefficient"
-        )
-        if self.n_steps % self.n_minibatches:
-            raise InputError(f"n_minibatches {self.n_minibatches} does not divide n_steps {self.n_steps}")
-
-
-@struct.dataclass
-class PPORunner:
-    """Everything that learning changes."""
-
-    params: dict[str, Any]  # {"policy": PolicyParams, "critic": tuple[Dense, ...]}
-    opt_state: optax.OptState
-    worlds: Worlds
-    key: jax.Array
-    chunks: jax.Array  # int32[] updates done
-
-
-class Batch(NamedTuple):
-    """A rollout ready for learning, leaves [T, N, ...] or [B, ...]."""
-
-    obs: jax.Array  # float32[..., obs_size]
-    pre_tanh: jax.Array  # float32[..., A]
-    noise: jax.Array  # float32[..., A] standard normal draws, reused to sample the entropy
-    log_prob: jax.Array  # float32[...] of pre_tanh under the rollout's policy
-    value: jax.Array  # float32[...] under the rollout's critic
-    advantage: jax.Array  # float32[...]
-    target: jax.Array  # float32[...] what the critic should say
 
 
 @struct.dataclass
@@ -114,52 +42,79 @@ class PPO:
     def steps_per_chunk(self) -> int:
         return self.config.n_envs * self.config.n_steps
 
-    def policy(self, env_params: EnvParams) -> TanhGaussianPolicy:
-        return TanhGaussianPolicy(sizes(self.env, env_params)[1], self.config.hidden)
+    def policy(self, env_params: EnvParams) -> Any:
+        """The policy of one agent; with several roles by role."""
+        agents = self.roster(env_params)
+        policies = {team.name: team.policy for team in agents.teams}
+        return policies if agents.by_role else policies[agents.teams[0].name]
 
-    def policy_params(self, runner: PPORunner) -> PolicyParams:
-        return runner.params["policy"]
+    def policy_params(self, runner: PPORunner) -> Any:
+        """What policies have learned, with a leading axis of a team's agents where they do not share; with several
+        roles by role."""
+        learned = {name: group["policy"] for name, group in runner.params.items() if name != CENTRE}
+        by_role = isinstance(runner.worlds.obs, dict)
+        return learned if by_role else next(iter(learned.values()))
+
+    def roster(self, env_params: EnvParams) -> Roster:
+        """The agents."""
+        return roster(self.env, env_params, self.config.body, self.config.separate)
 
     def init(self, key: jax.Array, env_params: EnvParams) -> PPORunner:
-        policy_key, critic_key, reset_key, key = jax.random.split(key, 4)
-        obs_size, _ = sizes(self.env, env_params)
-        params = {
-            "policy": self.policy(env_params).init(policy_key, obs_size),
-            "critic": init_mlp(critic_key, (obs_size, *self.config.hidden, 1), final_scale=1.0),
-        }
-        worlds = reset_worlds(self.env, reset_key, self.config.n_envs, env_params)
-        return PPORunner(params, self._optimiser().init(params), worlds, key, jnp.int32(0))
+        config, agents = self.config, self.roster(env_params)
+        params_key, reset_key, warm_key, key = jax.random.split(key, 4)
+        params = init_params(params_key, agents, config)
+        opt_state = {name: agents.each(name, self._optimiser().init)(group) for name, group in params.items()}
+        worlds = reset_worlds(self.env, reset_key, config.n_envs, env_params)
+        memory = first_memory(agents, config)
+        runner = PPORunner(params, opt_state, no_statistics(agents), worlds, memory, key, jnp.zeros((), jnp.int32))
+        if not (config.normalise_observations or config.normalise_returns):
+            return runner
+        # One rollout that nobody learns from, so that the first lesson is scaled like the later ones.
+        worlds, memory, rollout = self._rollout(runner, warm_key, agents, env_params)
+        return dataclasses.replace(rescaled(runner, agents, rollout, config), worlds=worlds, memory=memory)
 
     def update(self, runner: PPORunner, env_params: EnvParams) -> tuple[PPORunner, Metrics]:
-        config, policy = self.config, self.policy(env_params)
+        config, agents = self.config, self.roster(env_params)
         rollout_key, shuffle_key, key = jax.random.split(runner.key, 3)
-        worlds, steps, noise = self._rollout(runner, rollout_key, policy, env_params)
-        batch = prepare(runner.params, policy, steps, noise, config)
-        worlds, metrics = summarise(worlds, steps)
-        decay = jnp.maximum(0.0, 1.0 - config.learning_rate_decay * runner.chunks)
-        optimiser, learning_rate = self._optimiser(), config.learning_rate * decay
+        worlds, memory, rollout = self._rollout(runner, rollout_key, agents, env_params)
+        batch, critic_memory = prepare(runner, agents, rollout, config)
+        memory = dataclasses.replace(memory, critic=critic_memory)
+        worlds, episodes = remember_returns(worlds, rollout.steps)
+        learning_rate = config.learning_rate * _left(config.learning_rate_decay, runner.chunks)
+        entropy_coefficient = config.entropy_coefficient * _left(config.entropy_decay, runner.chunks)
 
-        def learn(carry: tuple[Any, optax.OptState], times: jax.Array) -> tuple[tuple[Any, optax.OptState], Metrics]:
-            params, opt_state = carry
-            minibatch = jax.tree.map(lambda x: x[times].reshape(-1, *x.shape[2:]), batch)
-            grads, losses = jax.grad(loss, has_aux=True)(params, policy, minibatch, config)
-            updates, opt_state = optimiser.update(grads, opt_state)
-            params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
-            return (params, opt_state), losses | {"grad_norm": optax.tree.norm(grads)}
+        def learn(carry: Any, index: jax.Array) -> tuple[Any, Any]:
+            params, opt_state, going = carry
+            minibatch = take(batch, index, config)
+            grads, losses = jax.grad(loss, has_aux=True)(params, agents, minibatch, config, entropy_coefficient)
+            going = going | {
+                team.name: going[team.name] & _within(losses[team.name]["approx_kl"], config.target_kl)
+                for team in agents.teams
+            }
+            stepped = {
+                name: agents.each(name, functools.partial(self._descend, learning_rate))(
+                    params[name], opt_state[name], grads[name], going[name]
+                )
+                for name in params
+            }
+            params, opt_state, norms = ({name: step[i] for name, step in stepped.items()} for i in range(3))
+            return (params, opt_state, going), (losses, norms, going)
 
-        shuffled = jax.vmap(jax.random.permutation, in_axes=(0, None))(
-            jax.random.split(shuffle_key, config.n_epochs), config.n_steps
+        going = {name: jnp.ones(agents.learners(name), bool) for name in runner.params}
+        (params, opt_state, _), (losses, norms, going) = jax.lax.scan(
+            learn, (runner.params, runner.opt_state, going), self._minibatches(shuffle_key)
         )
-        minibatches = shuffled.reshape(config.n_epochs * config.n_minibatches, -1)
-        (params, opt_state), losses = jax.lax.scan(learn, (runner.params, runner.opt_state), minibatches)
-
-        sound = all_finite((losses, params))
-        kept = choose(sound, (params, opt_state, worlds), (runner.params, runner.opt_state, runner.worlds))
-        metrics |= jax.tree.map(jnp.mean, losses)
-        return PPORunner(*kept, key, runner.chunks + 1), metrics | {
+        cause = divergence((rollout.steps.reward, rollout.steps.final_obs), losses, params, config)
+        old = runner.params, runner.opt_state, runner.statistics, runner.worlds, runner.memory
+        memory = dataclasses.replace(memory, critic=critic_memory)
+        after = rescaled(dataclasses.replace(runner, params=params), agents, rollout, config)
+        new = after.params, opt_state, after.statistics, worlds, memory
+        metrics = describe(agents, worlds, rollout, losses, norms, going) | {
+            "episodes": episodes,
             "learning_rate": learning_rate,
-            "diverged": 1.0 - sound,
+            "diverged": cause,
         }
+        return PPORunner(*choose(cause == 0, new, old), key, runner.chunks + 1), metrics
 
     def _optimiser(self) -> optax.GradientTransformation:
         # One vector of all parameters: a few kernels per gradient step rather than a few per layer.
@@ -167,72 +122,164 @@ class PPO:
             optax.chain(optax.clip_by_global_norm(self.config.max_grad_norm), optax.scale_by_adam(eps=1e-5))
         )
 
+    def _descend(
+        self, learning_rate: jax.Array, params: Any, opt_state: optax.OptState, grads: Any, going: jax.Array
+    ) -> tuple[Any, optax.OptState, jax.Array]:
+        """One Adam step of one set of parameters, unless its learning has stopped; and the gradient's norm."""
+        updates, new_state = self._optimiser().update(grads, opt_state)
+        new = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
+        return *choose(going, (new, new_state), (params, opt_state)), optax.tree.norm(grads)
+
+    def _minibatches(self, key: jax.Array) -> jax.Array:
+        """int32[E * M, B] indices of times, or of worlds for a recurrent network, one row per gradient step."""
+        config = self.config
+        n = config.n_envs if config.body.recurrent else config.n_steps
+        shuffled = jax.vmap(jax.random.permutation, in_axes=(0, None))(jax.random.split(key, config.n_epochs), n)
+        return shuffled.reshape(config.n_epochs * config.n_minibatches, -1)
+
     def _rollout(
-        self, runner: PPORunner, key: jax.Array, policy: TanhGaussianPolicy, env_params: EnvParams
-    ) -> tuple[Worlds, Transition, jax.Array]:
-        """Worlds after T steps, transitions [T, N] and the noise float32[T, N, A] behind their actions."""
-        step_key, noise_key = jax.random.split(key)
-        shape = (self.config.n_steps, self.config.n_envs)
-        noise = jax.random.normal(noise_key, (*shape, policy.action_size))
+        self, runner: PPORunner, key: jax.Array, agents: Roster, env_params: EnvParams
+    ) -> tuple[Worlds, Memory, Rollout]:
+        """Worlds and memories (but the critics') after T steps, and what happened in them."""
+        config = self.config
+        step_key, *noise_keys = jax.random.split(key, 1 + len(agents.teams))
+        shape = (config.n_steps, config.n_envs)
+        noise = {
+            team.name: team.policy.noise(k, (*shape, team.n_agents))
+            for team, k in zip(agents.teams, noise_keys, strict=True)
+        }
 
-        def step(worlds: Worlds, draws: tuple[jax.Array, jax.Array]) -> tuple[Worlds, Transition]:
+        def step(carry: tuple[Worlds, Memory], draws: Any) -> tuple[tuple[Worlds, Memory], Any]:
+            worlds, memory = carry
             keys, step_noise = draws
-            pre_tanh = policy.distribution(runner.params["policy"], worlds.obs).pre_tanh(step_noise)
-            return step_worlds(self.env, keys, worlds, pre_tanh, env_params)
+            seen, choice, action, carries = agents.gather_vectors(worlds.obs), {}, {}, {}
+            for team in agents.teams:
+                name = team.name
+                distribution, carries[name] = team.across(
+                    team.policy.forward, runner.params[name]["policy"], seen[name], memory.policy[name]
+                )
+                choice[name] = distribution.choose(step_noise[name])
+                action[name] = distribution.act(choice[name])
+            worlds, transition = step_worlds(self.env, keys, worlds, agents.actions(action), env_params)
+            reward = agents.gather(transition.reward)
+            discounted = {name: config.discount * memory.discounted[name] + reward[name] for name in reward}
+            memory = dataclasses.replace(
+                memory, policy=forget(carries, transition.done), discounted=forget(discounted, transition.done)
+            )
+            return (worlds, memory), (transition, choice, discounted)
 
-        worlds, steps = jax.lax.scan(step, runner.worlds, (jax.random.split(step_key, shape), noise))
-        return worlds, steps, noise
+        (worlds, memory), (steps, choice, discounted) = jax.lax.scan(
+            step, (runner.worlds, runner.memory), (jax.random.split(step_key, shape), noise)
+        )
+        return worlds, memory, Rollout(steps, choice, noise, discounted, runner.memory)
 
 
-def value_of(critic: Any, obs: jax.Array) -> jax.Array:
-    """float32[...] the critic's value of float32[..., obs_size]."""
-    return apply_mlp(critic, obs)[..., 0]
+def init_params(key: jax.Array, agents: Roster, config: PPOConfig) -> dict[str, Any]:
+    """Fresh networks by team, and of the shared critic."""
+    body, params = config.body, {}
+    *team_keys, centre_key = jax.random.split(key, 1 + len(agents.teams))
+    for team, team_key in zip(agents.teams, team_keys, strict=True):
+
+        def one(key: jax.Array, team: Team = team) -> dict[str, Any]:
+            policy_key, critic_key = jax.random.split(key)
+            learned = {"policy": team.policy.init(policy_key, team.obs_size)}
+            if config.critic == "own":
+                learned["critic"] = body.init(critic_key, team.obs_size, 1, final_scale=1.0)
+            return learned
+
+        params[team.name] = one(team_key) if team.shares else jax.vmap(one)(jax.random.split(team_key, team.n_agents))
+    if config.critic == "shared":
+        n_in = sum(team.n_agents * team.obs_size for team in agents.teams)
+        n_out = sum(team.n_agents for team in agents.teams)
+        params[CENTRE] = {"critic": body.init(centre_key, n_in, n_out, final_scale=1.0)}
+    return params
 
 
-def prepare(
-    params: dict[str, Any], policy: TanhGaussianPolicy, steps: Transition, noise: jax.Array, config: PPOConfig
-) -> Batch:
-    """Advantages, targets and densities of a rollout [T, N] under the parameters that made it."""
-    value = value_of(params["critic"], steps.obs)
-    advantage, target = generalised_advantage(
-        steps.reward * config.reward_scale,
-        value,
-        value_of(params["critic"], steps.final_obs),
-        steps.terminated,
-        steps.truncated,
-        config.discount,
-        config.gae_lambda,
+def first_memory(agents: Roster, config: PPOConfig) -> Memory:
+    """At an episode's beginning, of N worlds."""
+    blank = config.body.init_carry()
+
+    def of(*shape: int) -> Carry:
+        return jax.tree.map(lambda c: jnp.zeros((*shape, *c.shape)), blank)
+
+    n = config.n_envs
+    by_team = {team.name: of(n, team.n_agents) for team in agents.teams}
+    return Memory(
+        policy=by_team,
+        critic={CENTRE: of(n)} if config.critic == "shared" else by_team,
+        discounted={team.name: jnp.zeros((n, team.n_agents)) for team in agents.teams},
     )
-    log_prob = policy.distribution(params["policy"], steps.obs).normal.log_prob(steps.pre_tanh)
-    return Batch(steps.obs, steps.pre_tanh, noise, log_prob, value, advantage, target)
 
 
-def loss(
-    params: dict[str, Any], policy: TanhGaussianPolicy, batch: Batch, config: PPOConfig
-) -> tuple[jax.Array, Metrics]:
-    """Clipped surrogate, clipped value loss and entropy bonus of a minibatch [B]: float32[] and its parts.
+def no_statistics(agents: Roster) -> dict[str, Statistics]:
+    """Before anything was seen."""
+    statistics = {}
+    for team in agents.teams:
+        blank = Statistics(Moments.none((team.obs_size,)), Moments.none())
+        copies = (lambda x, n=team.n_agents: x) if team.shares else lambda x, n=team.n_agents: jnp.stack([x] * n)
+        statistics[team.name] = jax.tree.map(copies, blank)
+    return statistics
 
-    Densities are of the action before the tanh: the squashing cancels in the ratio.
-    """
-    distribution = policy.distribution(params["policy"], batch.obs)
-    log_ratio = distribution.normal.log_prob(batch.pre_tanh) - batch.log_prob
-    ratio = jnp.exp(log_ratio)
-    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
-    clipped_ratio = jnp.clip(ratio, 1.0 - config.ratio_clip, 1.0 + config.ratio_clip)
-    policy_loss = -jnp.minimum(ratio * advantage, clipped_ratio * advantage).mean()
 
-    value = value_of(params["critic"], batch.obs)
-    clipped_value = batch.value + jnp.clip(value - batch.value, -config.value_clip, config.value_clip)
-    error = jnp.maximum((value - batch.target) ** 2, (clipped_value - batch.target) ** 2)
-    value_loss = 0.5 * error.mean()
+def rescaled(runner: PPORunner, agents: Roster, rollout: Rollout, config: PPOConfig) -> PPORunner:
+    """The Runner with the statistics that a rollout adds to, and observations scaled by them."""
+    if not (config.normalise_observations or config.normalise_returns):
+        return runner
+    seen = agents.gather_vectors(rollout.steps.obs)
+    params, statistics = dict(runner.params), {}
+    for team in agents.teams:
+        # Samples first; agents who share parameters are samples too.
+        samples = (seen[team.name], rollout.discounted[team.name][..., None])
+        if team.shares:
+            obs, returns = (x.reshape(-1, x.shape[-1]) for x in samples)
+        else:
+            obs, returns = (jnp.moveaxis(x, -2, 0).reshape(team.n_agents, -1, x.shape[-1]) for x in samples)
 
-    entropy = distribution.entropy(batch.noise).mean()
-    total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
-    return total, {
-        "loss": total,
-        "policy_loss": policy_loss,
-        "value_loss": value_loss,
-        "entropy": entropy,
-        "approx_kl": (jnp.expm1(log_ratio) - log_ratio).mean(),
-        "clip_fraction": (jnp.abs(ratio - 1.0) > config.ratio_clip).mean(),
-    }
+        def add(past: Statistics, obs: jax.Array, returns: jax.Array) -> Statistics:
+            return Statistics(past.obs.seen(obs), past.returns.seen(returns[:, 0]))
+
+        statistics[team.name] = agents.each(team.name, add)(runner.statistics[team.name], obs, returns)
+        if config.normalise_observations:
+            scaler = agents.each(team.name, Scaler.of)(statistics[team.name].obs)
+            policy = dataclasses.replace(params[team.name]["policy"], scaler=scaler)
+            params[team.name] = params[team.name] | {"policy": policy}
+    return dataclasses.replace(runner, params=params, statistics=statistics)
+
+
+def divergence(world: Any, losses: Any, params: Any, config: PPOConfig) -> jax.Array:
+    """float32[] the number of the cause in `CAUSES`; 0 where all is sound."""
+    largest = jnp.stack([jnp.abs(parts["loss"]).max() for parts in losses.values()]).max()
+    causes = [all_finite(world), all_finite((losses, params)), largest <= config.max_loss]
+    return jnp.select([~sound for sound in causes], [1.0, 2.0, 3.0], 0.0)
+
+
+def describe(agents: Roster, worlds: Worlds, rollout: Rollout, losses: Any, norms: Any, going: Any) -> Metrics:
+    """Scalars of a chunk: by team with its role's name before each, without where there are no roles."""
+    steps = rollout.steps
+    reward, returns = agents.gather(steps.reward), agents.gather(worlds.last_return)
+    terminated = agents.gather(steps.terminated)
+    metrics: Metrics = {}
+    for team in agents.teams:
+        name = team.name
+        own = {
+            "reward": reward[name].mean(),
+            "episode_return": returns[name].mean(),
+            "terminated_fraction": terminated[name].mean(),
+            **jax.tree.map(jnp.mean, losses[name]),
+            "grad_norm": norms[name].mean(),
+            "learned_fraction": going[name].mean(),
+        }
+        if isinstance(team.policy, TanhGaussianPolicy):
+            own["absolute_action"] = jnp.abs(jnp.tanh(rollout.choice[name])).mean()
+        metrics |= {f"{name}.{key}": value for key, value in own.items()} if agents.by_role else own
+    if CENTRE in norms:
+        metrics["critic_grad_norm"] = norms[CENTRE].mean()
+    return metrics
+
+
+def _left(decay: float | jax.Array, chunks: jax.Array) -> jax.Array:
+    return jnp.maximum(0.0, 1.0 - decay * chunks)
+
+
+def _within(kl: jax.Array, target: float | jax.Array) -> jax.Array:
+    return (kl <= target) | (jnp.asarray(target) <= 0.0)

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marljax.agents.learner import jit_update, reset_worlds, step_worlds, summarise, train
-from marljax.agents.ppo import PPO, PPOConfig, value_of
+from marljax.agents.learner import jit_update, train
+from marljax.agents.networks import apply_mlp
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig
+from marljax.agents.rollout import remember_returns, reset_worlds, step_worlds
 from marljax.agents.sac import SAC, SACConfig, action_values
 from tests.reference.tasks import BROKEN, MARTINGALE, MORTAL, PERPETUITY, TARGET, Task
 
@@ -92,7 +95,7 @@ def test_a_time_limit_is_worth_the_perpetuity_and_a_termination_is_not(algorithm
     def value(runner):
         obs = jnp.zeros((1, 3))
         if algorithm == "ppo":
-            return float(value_of(runner.params["critic"], obs)[0])
+            return float(apply_mlp(runner.params["agent"]["critic"], obs)[0, 0])
         return float(action_values(runner.learnt.params["critics"], obs, jnp.zeros((1, 1))).mean())
 
     assert value(runners["perpetuity"]) == pytest.approx(1 / (1 - DISCOUNT), rel=0.05)
@@ -181,12 +184,12 @@ def test_episode_return_is_the_mean_of_the_episodes_that_ended():
         def step(worlds, key):
             return step_worlds(env, jax.random.split(key, n_envs), worlds, jnp.zeros((n_envs, 1)), market)
 
-        return summarise(*jax.lax.scan(step, worlds, jax.random.split(key, 4)))
+        return remember_returns(*jax.lax.scan(step, worlds, jax.random.split(key, 4)))
 
     worlds, seen = reset_worlds(env, jax.random.key(0), n_envs, market), []
     for i in range(4):
-        worlds, metrics = chunk(worlds, jax.random.key(i))
-        seen.append((float(metrics["episodes"]), float(metrics["episode_return"])))
+        worlds, episodes = chunk(worlds, jax.random.key(i))
+        seen.append((float(episodes), float(worlds.last_return)))
     assert seen == [(0.0, 0.0), (5.0, 8.0), (0.0, 8.0), (5.0, 8.0)]
 
 

@@ -4,21 +4,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marljax.agents.networks import orthogonal
+from marljax.agents.networks import MLP, orthogonal
 from marljax.agents.policy import TanhGaussianPolicy
-from marljax.agents.ppo import PPO, PPOConfig
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.sac import SAC, SACConfig
 from tests.reference.learning import gaussian
 from tests.reference.tasks import TARGET, Task
 
-POLICY = TanhGaussianPolicy(2, hidden=(16, 16))
+POLICY = TanhGaussianPolicy(2, MLP((16, 16)))
 PARAMS = POLICY.init(jax.random.key(0), 3)
 
 
 def test_hidden_kernels_are_orthogonal_and_biases_zero():
-    kernel = PARAMS[1].kernel
+    kernel = PARAMS.network[1].kernel
     np.testing.assert_allclose(kernel.T @ kernel, 2.0 * np.eye(16), atol=1e-5)
-    assert all((layer.bias == 0).all() for layer in PARAMS)
+    assert all((layer.bias == 0).all() for layer in PARAMS.network)
 
 
 def test_fresh_actions_centre_on_zero_and_stay_within_bounds():

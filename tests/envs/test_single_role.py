@@ -9,7 +9,8 @@ import pytest
 from marljax.agents.classical.execution import TWAP, ScheduleParams
 from marljax.agents.classical.zero_intelligence import ZeroIntelligenceAgent, ZeroIntelligenceAgentParams
 from marljax.agents.learner import jit_update
-from marljax.agents.ppo import PPO, PPOConfig
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig
 from marljax.envs.roles.execution import ExecutionParams
 from marljax.envs.roles.market_maker import MarketMakerParams
 from marljax.envs.single_role import as_single_role

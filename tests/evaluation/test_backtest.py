@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marljax.agents.networks import MLP
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.envs.tapes import CostConfig
 from marljax.evaluation.backtest import BASELINES, STRATEGIES, agent_returns, backtest, costs_by_item
@@ -13,7 +14,7 @@ from marljax.portfolio.meta_controller import observation_size
 from tests.reference.books import random_market
 from tests.reference.worlds import POLICY, policies, portfolio
 
-NETWORK = TanhGaussianPolicy(4, (8, 8))
+NETWORK = TanhGaussianPolicy(4, MLP((8, 8)))
 META = NETWORK.init(jax.random.key(0), observation_size(3))
 
 

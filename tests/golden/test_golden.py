@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from marljax.agents.networks import MLP
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.data.clean import clean
 from marljax.data.readers import read
@@ -23,7 +24,7 @@ from marljax.features import FeatureConfig, fit, transform, warm_up_steps
 from marljax.portfolio.meta_controller import observation_size
 
 GOLDEN = Path(__file__).with_name("sample.json")
-POLICY = TanhGaussianPolicy(1, (8, 8))
+POLICY = TanhGaussianPolicy(1, MLP((8, 8)))
 
 
 def measure() -> dict[str, Any]:
@@ -47,7 +48,7 @@ def measure() -> dict[str, Any]:
         capital=capital,
         config=AllocationConfig(),
     )
-    network = TanhGaussianPolicy(6, (8, 8))
+    network = TanhGaussianPolicy(6, MLP((8, 8)))
     meta = network.init(jax.random.key(1), observation_size(5))
     env = PortfolioEnv(POLICY, rows_per_block=20)
     strategies = {}

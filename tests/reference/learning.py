@@ -27,9 +27,11 @@ def mlp(layers, x):
     return x
 
 
-def gaussian(layers, obs):
-    """(mean, log standard deviation) of the policy at one observation."""
-    out = mlp(layers, obs)
+def gaussian(params, obs):
+    """(mean, log standard deviation) of a feed-forward policy at one observation."""
+    scaler = params.scaler
+    scaled = (np.asarray(obs, np.float64) - np.asarray(scaler.mean)) / np.asarray(scaler.std)
+    out = mlp(params.network, np.clip(scaled, -scaler.limit, scaler.limit))
     mean, raw = out[: len(out) // 2], out[len(out) // 2 :]
     return mean, -1.0 + 3.0 * np.tanh(raw / 3.0)
 
@@ -43,22 +45,58 @@ def squashed_log_prob(mean, log_std, u):
     return normal_log_prob(mean, log_std, u) + 2.0 * float(np.sum(np.log(np.cosh(u))))
 
 
-def ppo_loss(policy, critic, batch, ratio_clip, value_clip, value_coefficient, entropy_coefficient):
-    """Total loss of a minibatch, sample by sample; `batch` is a dict of arrays [B, ...]."""
+def gru(params, x, carry):
+    """One observation [n] through a gated recurrent unit (Cho et al. 2014): (output, next carry)."""
+    for kernel, bias in params["body"]:
+        x = np.tanh(x @ np.asarray(kernel, np.float64) + np.asarray(bias, np.float64))
+    gates = [np.split(mlp([params[name]], y), 3) for name, y in (("input", x), ("recurrent", carry))]
+    reset, update = (1.0 / (1.0 + np.exp(-(gates[0][i] + gates[1][i]))) for i in (0, 1))
+    candidate = np.tanh(gates[0][2] + reset * gates[1][2])
+    carry = update * carry + (1.0 - update) * candidate
+    return mlp([params["head"]], carry), carry
+
+
+def along(params, xs, recurrent, memory, place, done):
+    """Outputs [T, ...] of one agent for observations [T, n]: from `memory[place]`, from zero after each end."""
+    if not recurrent:
+        return np.array([mlp(params, x) for x in xs])
+    carry, outputs = np.asarray(memory, np.float64)[place], []
+    for x, over in zip(xs, np.asarray(done), strict=True):
+        y, carry = gru(params, x, carry)
+        outputs.append(y)
+        if over:
+            carry = np.zeros_like(carry)
+    return np.array(outputs)
+
+
+def ppo_loss(heads, values, batch, *, n_choices, ratio_clip, value_clip, value_coefficient, entropy_coefficient):
+    """Loss of one agent, sample by sample: network outputs `heads` [t, n, ...], `values` [t, n], and arrays like these.
+
+    `n_choices` 0 means continuous actions; else the last that many entries of the observation are the mask.
+    """
     advantage = (batch["advantage"] - batch["advantage"].mean()) / batch["advantage"].std()
-    policy_loss = value_loss = entropy = 0.0
-    n = len(advantage)
-    for i in range(n):
-        mean, log_std = gaussian(policy, batch["obs"][i])
-        ratio = np.exp(normal_log_prob(mean, log_std, batch["pre_tanh"][i]) - batch["log_prob"][i])
+    total = 0.0
+    for i in np.ndindex(advantage.shape):
+        if n_choices:
+            allowed = batch["obs"][i][-n_choices:] > 0.5
+            weight = np.where(allowed, np.exp(heads[i]), 0.0)
+            chance = weight / weight.sum()
+            log_density = np.log(chance[int(batch["choice"][i])])
+            entropy = -sum(p * np.log(p) for p in chance if p > 0)
+        else:
+            half = len(heads[i]) // 2
+            mean, log_std = heads[i][:half], -1.0 + 3.0 * np.tanh(heads[i][half:] / 3.0)
+            log_density = normal_log_prob(mean, log_std, batch["choice"][i])
+            u = mean + np.exp(log_std) * batch["noise"][i]
+            entropy = np.sum(log_std + 0.5 * np.log(2 * np.pi * np.e) - 2.0 * np.log(np.cosh(u)))
+        ratio = np.exp(log_density - batch["log_density"][i])
         clipped = min(max(ratio, 1 - ratio_clip), 1 + ratio_clip)
-        policy_loss -= min(ratio * advantage[i], clipped * advantage[i]) / n
-        value, old = mlp(critic, batch["obs"][i])[0], batch["value"][i]
+        value, old, target = values[i], batch["value"][i], batch["target"][i]
         near = old + min(max(value - old, -value_clip), value_clip)
-        value_loss += 0.5 * max((value - batch["target"][i]) ** 2, (near - batch["target"][i]) ** 2) / n
-        u = mean + np.exp(log_std) * batch["noise"][i]
-        entropy += np.sum(log_std + 0.5 * np.log(2 * np.pi * np.e) - 2.0 * np.log(np.cosh(u))) / n
-    return policy_loss + value_coefficient * value_loss - entropy_coefficient * entropy
+        total -= min(ratio * advantage[i], clipped * advantage[i])
+        total += value_coefficient * 0.5 * max((value - target) ** 2, (near - target) ** 2)
+        total -= entropy_coefficient * entropy
+    return total / advantage.size
 
 
 def soft_targets(policy, critics, experience, noise, temperature, discount, reward_scale):
