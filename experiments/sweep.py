@@ -28,11 +28,12 @@ from marljax.agents import PPO, SAC, Learner, PPOConfig, SACConfig, search
 from marljax.agents.evaluate import WAYS, evaluator
 from marljax.data.limits import require, require_counts
 from marljax.data.schema import InputError
+from marljax.evaluation.seeds import CONFIDENCE, seed_interval
 from marljax.runtime.artefacts import canonical_json, jsonable, write_atomic, write_json
 from marljax.runtime.config import to_json
 from marljax.runtime.progress import Row, print_line, run_chunks
 from marljax.runtime.stages import Artefact, Stage, StageCache, provenance
-from stages.order_book_report import CONFIDENCE, interval, verdict
+from stages.order_book_report import verdict
 from stages.sweep_worlds import ReplayConfig, World, cart_pole_world, replay_world
 
 Ranges = tuple[tuple[str, float, float, Literal["log", "linear"]], ...]
@@ -311,7 +312,7 @@ def _seed_means(scores: np.ndarray) -> np.ndarray:
 def _summary(config: SweepConfig, world: World, learner: Learner, done: dict[str, Stage[Artefact]]) -> dict[str, Any]:
     found, confirmed = done["search"].value.metadata, done["confirmation"].value.metadata
     best, unchanged = np.asarray(confirmed["scores"][config.score], np.float64)
-    difference = interval(best - unchanged)
+    difference = seed_interval(best - unchanged)
     return {
         "preset": config.preset,
         "seed": config.seed,
@@ -328,8 +329,8 @@ def _summary(config: SweepConfig, world: World, learner: Learner, done: dict[str
             "env_steps_per_rung": config.trials * config.seeds * config.chunks * learner.steps_per_chunk,
             "env_steps_per_agent_at_the_end": _env_steps(learner, config.total_chunks),
         },
-        "best": found["best"] | {"score": interval(best)},
-        "unchanged": {"hyperparameters": confirmed["unchanged"], "score": interval(unchanged)},
+        "best": found["best"] | {"score": seed_interval(best)},
+        "unchanged": {"hyperparameters": confirmed["unchanged"], "score": seed_interval(unchanged)},
         "difference": {"interval": difference, "verdict": verdict(difference[0], difference[2])},
         "interval": f"low, estimate, high at {CONFIDENCE:.0%}, Student's t over {config.confirmation_seeds} fresh "
         "seeds, paired in the difference; the best trial's search_score is a maximum and flatters",

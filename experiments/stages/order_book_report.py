@@ -8,16 +8,15 @@ Student's t interval with one degree of freedom less than there are seeds.
 from html import escape
 from typing import Any
 
-import jax
 import numpy as np
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from marljax.evaluation.figure_style import STRATEGY_COLOURS, styled, translucent
 from marljax.evaluation.page import STYLE, figure, table
+from marljax.evaluation.seeds import seed_interval
 from stages.order_book import CLASSICAL, EXECUTION, LEARNED, MAKER, OTHER
 
-CONFIDENCE = 0.95
 NAMES = {
     "avellaneda-stoikov": "Avellaneda-Stoikov",
     "glft": "Guéant-Lehalle-Fernandez-Tapia",
@@ -33,24 +32,6 @@ UNIT = {
     EXECUTION: "ticks of implementation shortfall per lot",
 }
 _COLOUR = {MAKER: STRATEGY_COLOURS[0], EXECUTION: STRATEGY_COLOURS[1]}
-
-
-def t_quantile(probability: float, freedom: int) -> float:
-    """Student's t: where the distribution function of `freedom` degrees is `probability` (above 1/2), by bisection."""
-    low, high = 0.0, 1e4
-    for _ in range(100):
-        middle = 0.5 * (low + high)
-        tail = 0.5 * float(jax.scipy.special.betainc(0.5 * freedom, 0.5, freedom / (freedom + middle**2)))
-        low, high = (middle, high) if 1.0 - tail < probability else (low, middle)
-    return 0.5 * (low + high)
-
-
-def interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Low, mean and high of float[seeds >= 2] differences at 95 %."""
-    differences = np.asarray(differences, np.float64)
-    n = len(differences)
-    reach = t_quantile(0.5 + 0.5 * CONFIDENCE, n - 1) * differences.std(ddof=1) / np.sqrt(n)
-    return float(differences.mean() - reach), float(differences.mean()), float(differences.mean() + reach)
 
 
 def verdict(low: float, high: float) -> str:
@@ -78,7 +59,7 @@ def compare(
             rows = {}
             for benchmark in CLASSICAL[role]:
                 theirs = means(cells, role, benchmark, names)
-                low, estimate, high = interval(sign * (own - theirs))
+                low, estimate, high = seed_interval(sign * (own - theirs))
                 rows[benchmark] = {
                     METRIC[role]: [low, estimate, high],
                     "unit": UNIT[role],

@@ -45,8 +45,8 @@ class Box:
 class Discrete:
     """Whole numbers 0..n-1.
 
-    Where `masked`, the last n entries of an agent's observation say which of them are allowed now: 1 yes, 0 no. The mask
-    is part of the observation because a policy is a function of nothing else.
+    Where `masked`, the last n entries of an agent's observation say which of them are allowed now: 1 yes, 0 no. The
+    mask is part of the observation because a policy is a function of nothing else.
     """
 
     n: int

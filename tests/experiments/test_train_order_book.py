@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
 from experiments import command, train_order_book
 from marljax.envs.roles import ROLES
@@ -33,7 +32,7 @@ from stages.order_book import (
 )
 from stages.order_book_benchmarks import strategies
 from stages.order_book_players import Corrected, CorrectedParams, Population, PopulationParams, closing_cost
-from stages.order_book_report import compare, interval, t_quantile, verdict
+from stages.order_book_report import compare, verdict
 from tests.reference.browser import CHROMIUM, problems, seen_by_browser
 
 ROOT = Path(__file__).parents[2]
@@ -114,15 +113,6 @@ def test_closing_a_position_walks_the_book_past_one_s_own_order():
             conditions=SimpleNamespace(fees=fee_schedule(taker_per_lot=0.1)),
         )
         assert float(closing_cost(state, params)) == pytest.approx(0.5 * ticks + 0.1 * abs(position))
-
-
-def test_interval_is_student_s():
-    sample = np.array([0.3, -0.1, 0.8, 0.4, 0.2, 0.9, 0.0, 0.5, 0.6, 0.1])
-    expected = scipy.stats.t.interval(0.95, 9, sample.mean(), scipy.stats.sem(sample))
-    low, estimate, high = interval(sample)
-    np.testing.assert_allclose((low, high), expected, rtol=1e-4)
-    assert estimate == pytest.approx(sample.mean())
-    assert t_quantile(0.975, 1) == pytest.approx(scipy.stats.t.ppf(0.975, 1), rel=1e-3)
 
 
 def test_a_difference_counts_only_where_its_whole_interval_is_on_one_side_of_zero():
