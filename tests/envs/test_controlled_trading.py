@@ -143,6 +143,15 @@ def test_without_the_mids_noise_returns_vary_less():
         assert clean < 0.8 * noisy
 
 
+def test_what_is_filled_in_a_step_bears_the_rest_of_its_move():
+    params = AvellanedaStoikovParams(intensity=20.0)
+    _, info, _ = episodes(AvellanedaStoikov(1, "running penalty"), params, lambda i, obs, key: jnp.ones(2), 4000)
+    held = np.abs(info["inventory"][:, 0]) == 1
+    assert 1000 < held.sum() < 3000
+    assert np.ptp(info["wealth"][~held, 0] % params.max_quote) < 1e-5
+    np.testing.assert_allclose(info["wealth"][held, 0].std(), params.volatility, rtol=0.1)
+
+
 def test_inventory_stays_within_its_limit_and_reaches_it():
     params = AvellanedaStoikovParams(max_inventory=2.0)
     policy = lambda i, obs, key: jax.random.uniform(key, (2,), minval=-1.0)  # noqa: E731
@@ -205,11 +214,11 @@ def test_mertons_share_is_the_best_by_quadrature_whatever_the_step(risk_aversion
 @pytest.mark.parametrize("risk_aversion", [1.0, 3.0])
 def test_the_worlds_rewards_are_the_expected_utilities_of_the_quadrature(risk_aversion):
     params = MertonParams(risk_aversion=risk_aversion)
-    for share in (-0.5, 0.4):
+    for share in (-0.5, 1.5):
         action = jnp.full(1, share / params.limit)
         reward, info, _ = episodes(Merton(), params, lambda i, obs, key, action=action: action, 4000)
         wanted = expected_utility(share, params.drift, params.volatility, params)
-        assert assert_mean(reward.ravel(), wanted) < 0.01
+        assert assert_mean(reward.ravel(), wanted) < 0.03
         rate = params.rate + share * (params.drift - params.rate) - 0.5 * (share * params.volatility) ** 2
         assert_mean(info["log_wealth"][:, -1], 10 * rate)
 
