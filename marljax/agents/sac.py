@@ -1,4 +1,4 @@
-"""Soft actor-critic (Haarnoja et al. 2018): twin critics, learned temperature, uniform replay, one agent per Runner.
+"""Soft actor-critic (Haarnoja et al. 2018): twin critics, learned temperature, replay, one agent per Runner.
 
 One update is `n_iterations` rounds of: a step in each of N worlds, then `updates_per_iteration` gradient steps. The
 three losses are summed with stopped gradients, so that one backward pass and one optimiser serve actor, critics and
@@ -6,115 +6,24 @@ temperature. A stored transition knows only whether it terminated: a time limit 
 the reset like any other step.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from marljax.agents.buffers import ReplayBuffer
-from marljax.agents.learner import (
-    EnvParams,
-    Metrics,
-    Transition,
-    Worlds,
-    all_finite,
-    choose,
-    reset_worlds,
-    sizes,
-    step_worlds,
-    summarise,
-)
-from marljax.agents.networks import apply_mlp, init_mlp
-from marljax.agents.policy import PolicyParams, TanhGaussianPolicy
-from marljax.data.limits import require, require_counts, require_positive, require_shares
-from marljax.data.schema import InputError
-from marljax.envs.environment import Environment
+from marljax.agents.buffers import PrioritisedReplay, ReplayBuffer
+from marljax.agents.learner import EnvParams, all_finite, choose
+from marljax.agents.networks import MLP, apply_mlp, init_mlp
+from marljax.agents.normalisation import Moments, Scaler
+from marljax.agents.policy import PolicyParams, TanhGaussianPolicy, policy_for
+from marljax.agents.rollout import Metrics, Transition, Worlds, remember_returns, reset_worlds, step_worlds
+from marljax.agents.sac_config import Draws, Experience, Learnt, Replay, SACConfig, SACRunner
+from marljax.envs.environment import Box, Environment
 
-
-@struct.dataclass
-class SACConfig:
-    """How SAC learns. Whole numbers fix shapes; floats may carry an axis."""
-
-    n_envs: int = struct.field(pytree_node=False, default=8)
-    """Worlds stepped side by side [count]."""
-    n_iterations: int = struct.field(pytree_node=False, default=256)
-    """Steps of every world in one chunk [steps]."""
-    updates_per_iteration: int = struct.field(pytree_node=False, default=1)
-    """Gradient steps after each step of the worlds [count]."""
-    batch_size: int = struct.field(pytree_node=False, default=256)
-    """Transitions in one gradient step [count]."""
-    capacity: int = struct.field(pytree_node=False, default=65536)
-    """Transitions that the replay holds [count]; a multiple of n_envs."""
-    warmup_steps: int = struct.field(pytree_node=False, default=128)
-    """Uniformly random steps of every world before learning starts [steps]."""
-    hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
-    """Widths of the hidden layers of actor and critics [units]."""
-    learning_rate: float = 1e-3
-    """Adam step size [1]."""
-    discount: float = 0.99
-    """Discount per step [1]."""
-    target_rate: float = 0.005
-    """Part of the way that target critics move towards the critics per gradient step [1]."""
-    target_entropy: float = -1.0
-    """Entropy per action dimension that the temperature holds the policy to [nats]; log 2 is uniform."""
-    initial_temperature: float = 0.1
-    """Weight of entropy against scaled reward at the start [scaled reward / nat]."""
-    reward_scale: float = 1.0
-    """Factor on rewards before learning [1]; metrics stay unscaled."""
-
-    def __post_init__(self) -> None:
-        require_counts(self, "n_envs", "n_iterations", "updates_per_iteration", "batch_size", "capacity", "hidden")
-        require(self, "at least 1: learning samples from the replay at once", lambda x: x >= 1, "warmup_steps")
-        require_positive(self, "learning_rate", "initial_temperature", "reward_scale")
-        require(self, "above 0 and at most 1", lambda x: 0 < x <= 1, "discount")
-        require_shares(self, "target_rate")
-        require(self, "finite", lambda _: True, "target_entropy")
-        if self.capacity % self.n_envs or self.capacity < self.n_envs * self.warmup_steps:
-            raise InputError(
-                f"capacity {self.capacity} must be a multiple of n_envs {self.n_envs} and hold the warm-up of "
-                f"{self.n_envs * self.warmup_steps} transitions"
-            )
-
-
-class Experience(NamedTuple):
-    """What the replay holds of one step, leaves [B, ...] when sampled."""
-
-    obs: jax.Array  # float32[..., obs_size]
-    action: jax.Array  # float32[..., A] in [-1, 1]
-    reward: jax.Array  # float32[...] unscaled
-    next_obs: jax.Array  # float32[..., obs_size] before any reset
-    terminated: jax.Array  # bool[...]
-
-
-class Draws(NamedTuple):
-    """The randomness of one chunk: I iterations of U gradient steps on B transitions, N worlds."""
-
-    step_keys: jax.Array  # key[I, N]
-    action_noise: jax.Array  # float32[I, N, A]
-    bits: jax.Array  # uint32[I, U, B] which transitions are sampled
-    noise: jax.Array  # float32[I, U, 2, B, A] of the actions in the losses
-
-
-@struct.dataclass
-class Learnt:
-    """What gradient steps change."""
-
-    params: dict[str, Any]  # {"policy": PolicyParams, "critics": leaves [2, ...], "log_temperature": float32[]}
-    target_critics: Any  # leaves [2, ...]
-    opt_state: optax.OptState
-
-
-@struct.dataclass
-class SACRunner:
-    """Everything that learning changes."""
-
-    learnt: Learnt
-    replay: ReplayBuffer[Experience]
-    worlds: Worlds
-    key: jax.Array
-    chunks: jax.Array  # int32[] updates done
+_REPLAYS: dict[str, Any] = {"uniform": ReplayBuffer, "prioritised": PrioritisedReplay}
 
 
 @struct.dataclass
@@ -129,69 +38,89 @@ class SAC:
         return self.config.n_envs * self.config.n_iterations
 
     def policy(self, env_params: EnvParams) -> TanhGaussianPolicy:
-        return TanhGaussianPolicy(sizes(self.env, env_params)[1], self.config.hidden)
+        """The policy. Raises ValueError where the world is not one agent's, with observations and actions that are
+        vectors, the latter in [-1, 1]."""
+        observation, action = self.env.observation_space(env_params), self.env.action_space(env_params)
+        if not (isinstance(observation, Box) and len(observation.shape) == 1 and isinstance(action, Box)):
+            raise ValueError(f"SAC needs one agent with vectors to see and to choose, got {observation} and {action}")
+        policy = policy_for(action, MLP(self.config.hidden))
+        assert isinstance(policy, TanhGaussianPolicy)
+        return policy
 
     def policy_params(self, runner: SACRunner) -> PolicyParams:
         return runner.learnt.params["policy"]
 
     def init(self, key: jax.Array, env_params: EnvParams) -> SACRunner:
         """A Runner whose replay holds the warm-up."""
+        config, policy = self.config, self.policy(env_params)
         policy_key, critic_key, reset_key, warmup_key, key = jax.random.split(key, 5)
-        obs_size, action_size = sizes(self.env, env_params)
-        critic_sizes = (obs_size + action_size, *self.config.hidden, 1)
-        params = {
-            "policy": self.policy(env_params).init(policy_key, obs_size),
-            "critics": jax.vmap(lambda k: init_mlp(k, critic_sizes, final_scale=1.0))(jax.random.split(critic_key)),
-            "log_temperature": jnp.log(jnp.asarray(self.config.initial_temperature, jnp.float32)),
-        }
-        learnt = Learnt(params, jax.tree.map(jnp.copy, params["critics"]), _OPTIMISER.init(params))
-        worlds = reset_worlds(self.env, reset_key, self.config.n_envs, env_params)
+        worlds = reset_worlds(self.env, reset_key, config.n_envs, env_params)
+        obs_size, action_size = worlds.obs.shape[-1], policy.action_size
         example = Experience(
             worlds.obs[0], jnp.zeros(action_size), jnp.zeros(()), worlds.obs[0], jnp.zeros((), jnp.bool)
         )
-        replay = ReplayBuffer.empty(example, self.config.capacity)
+        replay = _REPLAYS[config.replay].empty(example, config.capacity)
 
-        def warm(
-            carry: tuple[Worlds, ReplayBuffer[Experience]], draws: tuple[jax.Array, jax.Array]
-        ) -> tuple[tuple[Worlds, ReplayBuffer[Experience]], None]:
-            worlds, replay, _ = self._step(*carry, *draws, env_params)
-            return (worlds, replay), None
+        def warm(carry: tuple[Worlds, Replay], draws: tuple[jax.Array, jax.Array]) -> tuple[tuple[Worlds, Replay], Any]:
+            action, keys = draws
+            worlds, replay, steps = self._step(*carry, action, keys, env_params)
+            return (worlds, replay), steps.obs
 
         action_key, step_key = jax.random.split(warmup_key)
-        shape = (self.config.warmup_steps, self.config.n_envs)
-        pre_tanh = jnp.arctanh(jax.random.uniform(action_key, (*shape, action_size), minval=-0.999, maxval=0.999))
-        (worlds, replay), _ = jax.lax.scan(warm, (worlds, replay), (pre_tanh, jax.random.split(step_key, shape)))
-        return SACRunner(learnt, replay, worlds, key, jnp.int32(0))
+        shape = (config.warmup_steps, config.n_envs)
+        actions = jax.random.uniform(action_key, (*shape, action_size), minval=-0.999, maxval=0.999)
+        (worlds, replay), seen = jax.lax.scan(warm, (worlds, replay), (actions, jax.random.split(step_key, shape)))
+        params = {
+            "policy": policy.init(policy_key, obs_size),
+            "critics": init_critics(critic_key, obs_size, action_size, config.hidden),
+            "log_temperature": jnp.log(jnp.asarray(config.initial_temperature, jnp.float32)),
+        }
+        learnt = Learnt(params, jax.tree.map(jnp.copy, params["critics"]), _OPTIMISER.init(params))
+        runner = SACRunner(learnt, replay, worlds, Moments.none((obs_size,)), key, jnp.int32(0))
+        return self._scaled(runner, seen)
 
     def update(self, runner: SACRunner, env_params: EnvParams) -> tuple[SACRunner, Metrics]:
         policy, config = self.policy(env_params), self.config
+        beta = jnp.minimum(1.0, config.importance_exponent + config.importance_growth * runner.chunks)
 
         def learn(
-            carry: tuple[Learnt, ReplayBuffer[Experience]], draws: tuple[jax.Array, jax.Array]
-        ) -> tuple[tuple[Learnt, ReplayBuffer[Experience]], Metrics]:
+            carry: tuple[Learnt, Replay], draws: tuple[jax.Array, jax.Array]
+        ) -> tuple[tuple[Learnt, Replay], Metrics]:
             learnt, replay = carry
             bits, noise = draws
-            learnt, losses = gradient_step(learnt, policy, replay.sample(bits), noise, config)
-            return (learnt, replay), losses
+            sample = replay.sample(bits, beta)
+            learnt, error, losses = gradient_step(learnt, policy, sample.items, sample.weight, noise, config)
+            priority = (error + config.priority_floor) ** config.priority_exponent
+            return (learnt, replay.reprioritise(sample.slot, priority)), losses
 
         def iterate(
-            carry: tuple[Learnt, ReplayBuffer[Experience], Worlds], draws: Draws
-        ) -> tuple[tuple[Learnt, ReplayBuffer[Experience], Worlds], tuple[Transition, Metrics]]:
+            carry: tuple[Learnt, Replay, Worlds], draws: Draws
+        ) -> tuple[tuple[Learnt, Replay, Worlds], tuple[Transition, jax.Array, Metrics]]:
             learnt, replay, worlds = carry
-            pre_tanh = policy.distribution(learnt.params["policy"], worlds.obs).pre_tanh(draws.action_noise)
-            worlds, replay, steps = self._step(worlds, replay, pre_tanh, draws.step_keys, env_params)
+            action = jnp.tanh(policy.distribution(learnt.params["policy"], worlds.obs).pre_tanh(draws.action_noise))
+            worlds, replay, steps = self._step(worlds, replay, action, draws.step_keys, env_params)
             (learnt, replay), losses = jax.lax.scan(learn, (learnt, replay), (draws.bits, draws.noise))
-            return (learnt, replay, worlds), (steps, losses)
+            return (learnt, replay, worlds), (steps, action, losses)
 
         chunk_key, key = jax.random.split(runner.key)
-        (learnt, replay, worlds), (steps, losses) = jax.lax.scan(
+        (learnt, replay, worlds), (steps, action, losses) = jax.lax.scan(
             iterate, (runner.learnt, runner.replay, runner.worlds), self._draws(chunk_key, policy.action_size)
         )
-        worlds, metrics = summarise(worlds, steps)
-        sound = all_finite((losses, learnt, steps.reward))
-        learnt, worlds = choose(sound, (learnt, worlds), (runner.learnt, runner.worlds))
-        metrics |= jax.tree.map(jnp.mean, losses)
-        return SACRunner(learnt, replay, worlds, key, runner.chunks + 1), metrics | {"diverged": 1.0 - sound}
+        worlds, episodes = remember_returns(worlds, steps)
+        cause = divergence(steps, action, losses, learnt, config)
+        after = self._scaled(dataclasses.replace(runner, learnt=learnt), steps.obs)
+        learnt, worlds, moments = choose(
+            cause == 0, (after.learnt, worlds, after.moments), (runner.learnt, runner.worlds, runner.moments)
+        )
+        metrics = jax.tree.map(jnp.mean, losses) | {
+            "reward": steps.reward.mean(),
+            "episode_return": worlds.last_return,
+            "episodes": episodes,
+            "terminated_fraction": steps.terminated.mean(),
+            "absolute_action": jnp.abs(action).mean(),
+            "diverged": cause,
+        }
+        return SACRunner(learnt, replay, worlds, moments, key, runner.chunks + 1), metrics
 
     def _draws(self, key: jax.Array, action_size: int) -> Draws:
         """All randomness of a chunk at once, which costs far less than a little of it in every iteration."""
@@ -205,25 +134,35 @@ class SAC:
         )
 
     def _step(
-        self,
-        worlds: Worlds,
-        replay: ReplayBuffer[Experience],
-        pre_tanh: jax.Array,
-        keys: jax.Array,
-        env_params: EnvParams,
-    ) -> tuple[Worlds, ReplayBuffer[Experience], Transition]:
+        self, worlds: Worlds, replay: Replay, action: jax.Array, keys: jax.Array, env_params: EnvParams
+    ) -> tuple[Worlds, Replay, Transition]:
         """One step of every world into the replay, which refuses what is not finite."""
-        worlds, step = step_worlds(self.env, keys, worlds, pre_tanh, env_params)
-        experience = Experience(step.obs, jnp.tanh(pre_tanh), step.reward, step.final_obs, step.terminated)
+        worlds, step = step_worlds(self.env, keys, worlds, action, env_params)
+        experience = Experience(step.obs, action, step.reward, step.final_obs, step.terminated)
         return worlds, replay.add(experience, all_finite(experience)), step
+
+    def _scaled(self, runner: SACRunner, obs: jax.Array) -> SACRunner:
+        """The Runner whose moments, and the scaler made of them, know of float32[T, N, obs_size] more observations."""
+        if not self.config.normalise_observations:
+            return runner
+        moments = runner.moments.seen(obs.reshape(-1, obs.shape[-1]))
+        params = runner.learnt.params
+        params = params | {"policy": params["policy"].replace(scaler=Scaler.of(moments))}
+        return dataclasses.replace(runner, moments=moments, learnt=dataclasses.replace(runner.learnt, params=params))
 
 
 # One vector of all parameters: a few kernels per gradient step rather than a few per layer.
 _OPTIMISER = optax.flatten(optax.scale_by_adam())
 
 
+def init_critics(key: jax.Array, obs_size: int, action_size: int, hidden: tuple[int, ...]) -> Any:
+    """Fresh twin critics, leaves [2, ...]."""
+    layers = (obs_size + action_size, *hidden, 1)
+    return jax.vmap(lambda k: init_mlp(k, layers, final_scale=1.0))(jax.random.split(key))
+
+
 def action_values(critics: Any, obs: jax.Array, action: jax.Array) -> jax.Array:
-    """float32[2, B] the twin critics' values of actions [B, A] at observations [B, obs_size]."""
+    """float32[2, B] the twin critics' values of actions [B, A] at scaled observations [B, obs_size]."""
     return jax.vmap(apply_mlp, in_axes=(0, None))(critics, jnp.concatenate([obs, action], -1))[..., 0]
 
 
@@ -243,27 +182,30 @@ def loss(
     target_critics: Any,
     policy: TanhGaussianPolicy,
     experience: Experience,
+    weight: jax.Array,
     noise: jax.Array,
     config: SACConfig,
-) -> tuple[jax.Array, Metrics]:
-    """Sum of the losses of critics, actor and temperature, float32[], and its parts.
+) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+    """Sum of the losses of critics, actor and temperature, float32[]; the critics' error float32[B], and the parts.
 
-    `noise` float32[2, B, A] draws the actions at the next and at the present observations.
+    `noise` float32[2, B, A] draws the actions at the next and at the present observations; `weight` float32[B] is that
+    of each transition in the critics' loss (Schaul et al. 2016). An error is the mean of the twins' distances.
     """
     frozen = jax.lax.stop_gradient(params)
     temperature = jnp.exp(frozen["log_temperature"])
+    obs, next_obs = (frozen["policy"].scaler(x) for x in (experience.obs, experience.next_obs))
 
     next_policy = policy.distribution(frozen["policy"], experience.next_obs)
     next_pre_tanh = next_policy.pre_tanh(noise[0])
-    next_value = action_values(target_critics, experience.next_obs, jnp.tanh(next_pre_tanh))
+    next_value = action_values(target_critics, next_obs, jnp.tanh(next_pre_tanh))
     target = soft_target(experience, next_value, next_policy.log_prob(next_pre_tanh), temperature, config)
-    value = action_values(params["critics"], experience.obs, experience.action)
-    critic_loss = 0.5 * ((value - target) ** 2).sum(0).mean()
+    value = action_values(params["critics"], obs, experience.action)
+    critic_loss = 0.5 * (weight * (value - target) ** 2).sum(0).mean()
 
     distribution = policy.distribution(params["policy"], experience.obs)
     pre_tanh = distribution.pre_tanh(noise[1])
     log_prob = distribution.log_prob(pre_tanh)
-    own_value = action_values(frozen["critics"], experience.obs, jnp.tanh(pre_tanh)).min(0)
+    own_value = action_values(frozen["critics"], obs, jnp.tanh(pre_tanh)).min(0)
     policy_loss = (temperature * log_prob - own_value).mean()
 
     entropy = -jax.lax.stop_gradient(log_prob).mean()
@@ -271,24 +213,44 @@ def loss(
     temperature_loss = params["log_temperature"] * surplus
 
     total = critic_loss + policy_loss + temperature_loss
-    return total, {
-        "loss": total,
-        "critic_loss": critic_loss,
-        "policy_loss": policy_loss,
-        "temperature": temperature,
-        "entropy": entropy,
-        "value": value.mean(),
-    }
+    return total, (
+        jnp.abs(value - target).mean(0),
+        {
+            "loss": total,
+            "critic_loss": critic_loss,
+            "policy_loss": policy_loss,
+            "temperature": temperature,
+            "entropy": entropy,
+            "value": value.mean(),
+        },
+    )
 
 
 def gradient_step(
-    learnt: Learnt, policy: TanhGaussianPolicy, experience: Experience, noise: jax.Array, config: SACConfig
-) -> tuple[Learnt, Metrics]:
-    """One Adam step of all parameters, then the target critics' step towards the critics."""
-    grads, losses = jax.grad(loss, has_aux=True)(
-        learnt.params, learnt.target_critics, policy, experience, noise, config
+    learnt: Learnt,
+    policy: TanhGaussianPolicy,
+    experience: Experience,
+    weight: jax.Array,
+    noise: jax.Array,
+    config: SACConfig,
+) -> tuple[Learnt, jax.Array, Metrics]:
+    """One Adam step of all parameters, then the target critics' step towards the critics; and the errors float32[B]."""
+    grads, (error, losses) = jax.grad(loss, has_aux=True)(
+        learnt.params, learnt.target_critics, policy, experience, weight, noise, config
     )
     updates, opt_state = _OPTIMISER.update(grads, learnt.opt_state)
     params = jax.tree.map(lambda p, u: p - config.learning_rate * u, learnt.params, updates)
     target_critics = optax.incremental_update(params["critics"], learnt.target_critics, config.target_rate)
-    return Learnt(params, target_critics, opt_state), losses | {"grad_norm": optax.tree.norm(grads)}
+    return Learnt(params, target_critics, opt_state), error, losses | {"grad_norm": optax.tree.norm(grads)}
+
+
+def divergence(steps: Transition, action: jax.Array, losses: Metrics, learnt: Learnt, config: SACConfig) -> jax.Array:
+    """float32[] the number of the cause in `marljax.agents.ppo_loss.CAUSES`; 0 where all is sound.
+
+    The world is not to blame for what follows an `action` float32[T, N, A] that is not finite.
+    """
+    sound = jnp.isfinite(steps.reward) & jnp.isfinite(steps.final_obs).all(-1) | ~jnp.isfinite(action).all(-1)
+    # A scaler's limit may be infinite.
+    params = learnt.params | {"policy": learnt.params["policy"].network}
+    learned = all_finite((losses, action, params, learnt.target_critics, learnt.opt_state))
+    return jnp.select([~sound.all(), ~learned, jnp.abs(losses["loss"]).max() > config.max_loss], [1.0, 2.0, 3.0], 0.0)
