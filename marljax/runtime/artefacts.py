@@ -6,6 +6,8 @@ What is read back equals what was written bit for bit, the same content gives th
 import dataclasses
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,9 +93,14 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray | jax.Array]) 
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a `.npz` file by name."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    """The arrays of a `.npz` file by name. Raises InputError where the file is missing, cut off or something else."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except OSError as error:
+        raise InputError(error.strerror or "cannot be read", file=path) from error
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError("not a whole .npz file; delete it to have it made again", file=path) from error
 
 
 def save_tree(path: str | Path, tree: Any) -> None:
