@@ -26,14 +26,15 @@ import tyro
 from command import run
 from marljax.agents import PPO, SAC, Learner, PPOConfig, SACConfig, search
 from marljax.agents.evaluate import WAYS, evaluator
+from marljax.agents.learner import CAUSES
 from marljax.data.limits import require, require_counts
 from marljax.data.schema import InputError
+from marljax.evaluation.findings import verdict
 from marljax.evaluation.seeds import CONFIDENCE, seed_interval
 from marljax.runtime.artefacts import canonical_json, jsonable, write_atomic, write_json
 from marljax.runtime.config import to_json
 from marljax.runtime.progress import Row, print_line, run_chunks
 from marljax.runtime.stages import Artefact, Stage, StageCache, provenance
-from stages.order_book_report import verdict
 from stages.sweep_worlds import ReplayConfig, World, cart_pole_world, replay_world
 
 Ranges = tuple[tuple[str, float, float, Literal["log", "linear"]], ...]
@@ -262,6 +263,7 @@ def _learn(
         metrics_path=config.folder / "metrics.jsonl",
         steps_per_chunk=learner.steps_per_chunk * n_trials * len(episodes),
         show=("reward", f"{config.score}_return"),
+        causes=CAUSES,
         axes=("place", "seed"),
         evaluate=judge,
         evaluate_every=n_chunks,
@@ -331,7 +333,7 @@ def _summary(config: SweepConfig, world: World, learner: Learner, done: dict[str
         },
         "best": found["best"] | {"score": seed_interval(best)},
         "unchanged": {"hyperparameters": confirmed["unchanged"], "score": seed_interval(unchanged)},
-        "difference": {"interval": difference, "verdict": verdict(difference[0], difference[2])},
+        "difference": {"interval": difference, "verdict": verdict(difference)},
         "interval": f"low, estimate, high at {CONFIDENCE:.0%}, Student's t over {config.confirmation_seeds} fresh "
         "seeds, paired in the difference; the best trial's search_score is a maximum and flatters",
     }
@@ -344,7 +346,7 @@ def _findings(summary: dict[str, Any]) -> list[str]:
     return [
         f"[sweep] best of {summary['budget']['trials'][0]} trials: {values}",
         f"[sweep] confirmed {middle:.4g} [{low:.4g}, {high:.4g}], in the search {best['search_score']:.4g}; "
-        f"unchanged {unchanged['score'][1]:.4g}; {difference['verdict']}",
+        f"unchanged {unchanged['score'][1]:.4g}: {difference['verdict']}",
     ]
 
 
