@@ -46,8 +46,8 @@ class SACConfig:
     initial_temperature: float = 0.1
     """Weight of entropy against scaled reward at the start [scaled reward / nat]."""
     reward_scale: float = 1.0
-    """Factor on rewards before learning [1]; critics learn soonest where scaled values stay within some ten. Metrics stay
-    unscaled."""
+    """Factor on rewards before learning [1]; critics learn soonest where scaled values stay within some ten. Metrics
+    stay unscaled."""
     priority_exponent: float = 0.6
     """Power of the error that a transition's priority is [1]; 0 is uniform."""
     priority_floor: float = 1e-2

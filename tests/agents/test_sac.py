@@ -302,7 +302,7 @@ def test_an_impossible_setting_is_refused_by_name(name, value):
 
 @pytest.mark.nightly
 def test_most_seeds_learn_to_balance_a_pole():
-    # Values of ten rather than a hundred: at a reward scale of 1 some seeds need more than these 82 thousand steps.
+    # Values of ten rather than a hundred: at a reward scale of 1 some seeds need more than 82 thousand steps.
     learner = SAC(CartPole(continuous=True), SACConfig(reward_scale=0.1))
 
     def run(key):
