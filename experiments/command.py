@@ -23,11 +23,11 @@ from marljax.runtime import tracking
 from marljax.runtime.artefacts import read_json
 from marljax.runtime.config import closest, from_json, to_json
 from marljax.runtime.devices import enable_compilation_cache
-from marljax.runtime.progress import Stopped
+from marljax.runtime.progress import Diverged, Stopped
 
 ConfigT = TypeVar("ConfigT")
 
-DONE, BAD_INPUT, STOPPED = 0, 2, 3
+DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 
 
 def run(
@@ -41,8 +41,8 @@ def run(
     """Parse the command line, call `main` and end the process.
 
     Exit codes: 0 done; 2 bad input or configuration, one line on stderr; 3 stopped by SIGINT or SIGTERM, to be resumed
-    by the same command if it `resumes`; an exception that nobody expected keeps its traceback and gives 1. See `parse`
-    for `presets`.
+    by the same command if it `resumes`; 1 where training diverged, one line with the cause on stderr, and with a
+    traceback for an exception that nobody expected. See `parse` for `presets`.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -54,6 +54,8 @@ def run(
         _leave(BAD_INPUT, f"error: {error}")
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         _leave(BAD_INPUT, f"error: {error.filename}: {error.strerror}")
+    except Diverged as end:
+        _leave(FAILED, f"error: {end}")
     except Stopped as stop:
         _leave(STOPPED, f"{stop}; run the same command again to resume")
     except KeyboardInterrupt:

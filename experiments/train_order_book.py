@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from command import run
+from marljax.agents.learner import CAUSES
 from marljax.agents.teams import ONLY
 from marljax.data.limits import require_counts
 from marljax.data.schema import InputError
@@ -246,6 +247,7 @@ def _train(
         metrics_path=folder / "metrics.jsonl",
         steps_per_chunk=config.league.steps_per_chunk,
         show=tuple(f"{role}.episode_return" for role in OTHER),
+        causes=CAUSES,
     )
     policies = {role: trained.runner.runners[role].params[ONLY]["policy"] for role in OTHER}
     kept = [name for name in trained.rows[0] if name.endswith(("episode_return", "entropy"))]

@@ -7,8 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "marljax"
 ORDER = ["data", "features", "lob", "market", "generative", "portfolio", "envs", "agents", "evaluation"]
-"""The rooms from raw files to results. `runtime` stands beside them and may use `data` alone."""
-ALLOWED = {room: {*ORDER[:i], room} for i, room in enumerate(ORDER)} | {"runtime": {"data", "runtime"}}
+"""The rooms from raw files to results. `runtime` stands beside them and may use `data` alone; `serving` is the edge,
+where agents meet files."""
+ALLOWED = {room: {*ORDER[:i], room} for i, room in enumerate(ORDER)} | {
+    "runtime": {"data", "runtime"},
+    "serving": {*ORDER[:-1], "runtime", "serving"},
+}
 
 
 def imported_rooms(file: Path) -> set[str]:

@@ -16,7 +16,7 @@ import jax
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import command
-from marljax.agents.learner import Learner
+from marljax.agents.learner import CAUSES, Learner
 from marljax.data.limits import require, require_counts, require_not_negative
 from marljax.runtime.artefacts import jsonable, write_json
 from marljax.runtime.config import to_json
@@ -120,6 +120,7 @@ def train_seeds(
         metrics_path=folder / "metrics.jsonl",
         steps_per_chunk=learner.steps_per_chunk * keys.size,
         show=show,
+        causes=CAUSES,
     ).runner
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marljax.agents.learner import Learner
+from marljax.agents.learner import CAUSES, Learner
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
@@ -174,6 +174,7 @@ def _train(
         metrics_path=metrics_path,
         steps_per_chunk=learner.steps_per_chunk * n_seeds * n_products,
         show=("reward", "absolute_action"),
+        causes=CAUSES,
     )
     curves = {
         "env_steps": [row["chunk"] * learner.steps_per_chunk for row in trained.rows],

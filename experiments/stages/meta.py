@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from marljax.agents.learner import CAUSES
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
@@ -96,6 +97,7 @@ def meta_stage(
             metrics_path=metrics_path,
             steps_per_chunk=learner.steps_per_chunk * config.seeds,
             show=("reward",),
+            causes=CAUSES,
         )
         policies = jax.vmap(learner.policy_params)(trained.runner)
         network = config.network(portfolio.market.data.n_products)

@@ -195,11 +195,11 @@ class Training:
     ) -> tuple[League, dict[str, jax.Array]]:
         """One update of each agent; metrics are those of PPO, by role."""
         round_ = league.chunks * self.config.rounds // self.config.chunks
-        runners, metrics, diverged = {}, {}, jnp.zeros((), bool)
+        runners, metrics, diverged = {}, {}, jnp.zeros(())
         for role in OTHER:
             params = self._params(role, world, classical, league.past, round_)
             runners[role], seen = self.learner(role).update(league.runners[role], params)
-            diverged |= seen.pop("diverged") > 0
+            diverged = jnp.maximum(diverged, seen.pop("diverged"))
             learns = league.chunks >= self.config.critic_chunks
             before, after = league.runners[role].params[ONLY], runners[role].params[ONLY]
             policy = choose(learns, after["policy"], before["policy"])

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marljax.agents.learner import EnvParams, Learner, Metrics
+from marljax.agents.learner import EnvParams, Learner
+from marljax.agents.rollout import Metrics
 from marljax.envs.environment import Arrays, Environment, over
 
 Runner = TypeVar("Runner")

@@ -1,4 +1,4 @@
-"""What every learner is, and the batch of worlds that every learner steps.
+"""What every learner is.
 
 A learner is a frozen pair of environment and configuration with two pure functions, `init` and `update`. The market
 travels as an argument and never inside the Runner, so that `vmap(learner.update, in_axes=(0, 0))` trains one agent
@@ -6,39 +6,41 @@ per product, a further `vmap` with `in_axes=(0, None)` adds seeds, and neither c
 configuration are pytree leaves and may carry an axis too.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from marljax.agents.policy import PolicyParams, TanhGaussianPolicy
-from marljax.envs.environment import Box, Environment
+from marljax.agents.rollout import Metrics
 
 Runner = TypeVar("Runner")
 EnvParams = Any
-Metrics = dict[str, jax.Array]
+
+CAUSES = ("", "a reward or an observation is not finite", "a loss is not finite", "a loss is larger than max_loss")
+"""What a chunk's metric `diverged` says, by its number; 0 is a sound chunk."""
 
 
 class Learner(Protocol[Runner]):
     """`PPO` and `SAC` are of this form."""
 
     def init(self, key: jax.Array, env_params: EnvParams) -> Runner:
-        """A Runner: everything that learning changes, of one agent."""
+        """A Runner: everything that learning changes."""
         ...
 
     def update(self, runner: Runner, env_params: EnvParams) -> tuple[Runner, Metrics]:
-        """One chunk of environment steps and learning from them; metrics are float32[] scalars."""
+        """One chunk of environment steps and learning from them; metrics are float32[] scalars.
+
+        Where `diverged` among them is not zero, the chunk was undone for the cause of that number in `CAUSES`.
+        """
         ...
 
-    def policy(self, env_params: EnvParams) -> TanhGaussianPolicy:
-        """The policy that is learned, for `policy_params`."""
+    def policy(self, env_params: EnvParams) -> Any:
+        """The policy that is learned, for `policy_params`; with several roles by role."""
         ...
 
-    def policy_params(self, runner: Runner) -> PolicyParams:
-        """What the policy has learned so far."""
+    def policy_params(self, runner: Runner) -> Any:
+        """What the policy has learned so far; with several roles by role."""
         ...
 
     @property
@@ -66,86 +68,6 @@ def train(learner: Learner[Runner], key: jax.Array, env_params: EnvParams, n_chu
         return learner.update(runner, env_params)
 
     return jax.lax.scan(chunk, learner.init(key, env_params), None, length=n_chunks)
-
-
-@struct.dataclass
-class Worlds:
-    """N copies of one environment."""
-
-    state: Any  # leaves [N, ...]
-    obs: jax.Array  # float32[N, obs_size]
-    running_return: jax.Array  # float32[N] undiscounted, of the episode under way
-    last_return: jax.Array  # float32[] mean return of the episodes that ended last; 0 before any did
-
-
-class Transition(NamedTuple):
-    """What N worlds did in one step."""
-
-    obs: jax.Array  # float32[N, obs_size] before the step
-    pre_tanh: jax.Array  # float32[N, A] the action is its tanh
-    reward: jax.Array  # float32[N]
-    final_obs: jax.Array  # float32[N, obs_size] after the step, before any reset
-    terminated: jax.Array  # bool[N]
-    truncated: jax.Array  # bool[N]
-    finished_return: jax.Array  # float32[N] return of the episode that ended here, else 0
-
-
-def sizes(env: Environment, env_params: EnvParams) -> tuple[int, int]:
-    """(obs_size, action_size) of an environment whose observation is a vector and whose actions are in [-1, 1]^A.
-
-    Raises ValueError for any other.
-    """
-    observation, action = env.observation_space(env_params), env.action_space(env_params)
-    if len(observation.shape) != 1:
-        raise ValueError(f"observations must be vectors, got shape {observation.shape}")
-    if not (isinstance(action, Box) and (action.low, action.high) == (-1.0, 1.0) and len(action.shape) == 1):
-        raise ValueError(f"actions must be vectors in [-1, 1], got {action}")
-    return observation.shape[0], action.shape[0]
-
-
-def reset_worlds(env: Environment, key: jax.Array, n_envs: int, env_params: EnvParams) -> Worlds:
-    """N fresh episodes."""
-    obs, state = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(key, n_envs), env_params)
-    return Worlds(state, obs, jnp.zeros(n_envs), jnp.zeros(()))
-
-
-def step_worlds(
-    env: Environment, keys: jax.Array, worlds: Worlds, pre_tanh: jax.Array, env_params: EnvParams
-) -> tuple[Worlds, Transition]:
-    """One step of every world with action tanh(`pre_tanh`) and key `keys` [N]."""
-    obs, state, reward, terminated, truncated, info = jax.vmap(env.step, in_axes=(0, 0, 0, None))(
-        keys, worlds.state, jnp.tanh(pre_tanh), env_params
-    )
-    done = terminated | truncated
-    running_return = worlds.running_return + reward
-    transition = Transition(
-        obs=worlds.obs,
-        pre_tanh=pre_tanh,
-        reward=reward,
-        final_obs=info["final_obs"],
-        terminated=terminated,
-        truncated=truncated,
-        finished_return=jnp.where(done, running_return, 0.0),
-    )
-    worlds = dataclasses.replace(worlds, state=state, obs=obs, running_return=jnp.where(done, 0.0, running_return))
-    return worlds, transition
-
-
-def summarise(worlds: Worlds, steps: Transition) -> tuple[Worlds, Metrics]:
-    """Metrics of a chunk of `steps` [T, N], and the worlds that remember the last mean episode return.
-
-    `episode_return` is the mean over episodes that ended in this chunk, or the last known where none did.
-    """
-    episodes = (steps.terminated | steps.truncated).sum().astype(jnp.float32)
-    mean_return = jnp.where(episodes > 0, steps.finished_return.sum() / jnp.maximum(episodes, 1), worlds.last_return)
-    metrics = {
-        "reward": steps.reward.mean(),
-        "episode_return": mean_return,
-        "episodes": episodes,
-        "terminated_fraction": steps.terminated.mean(),
-        "absolute_action": jnp.abs(jnp.tanh(steps.pre_tanh)).mean(),
-    }
-    return dataclasses.replace(worlds, last_return=mean_return), metrics
 
 
 def all_finite(tree: Any) -> jax.Array:

@@ -247,7 +247,7 @@ def rescaled(runner: PPORunner, agents: Roster, rollout: Rollout, config: PPOCon
 
 
 def divergence(world: Any, losses: Any, params: Any, config: PPOConfig) -> jax.Array:
-    """float32[] the number of the cause in `CAUSES`; 0 where all is sound."""
+    """float32[] the number of the cause in `marljax.agents.learner.CAUSES`; 0 where all is sound."""
     largest = jnp.stack([jnp.abs(parts["loss"]).max() for parts in losses.values()]).max()
     causes = [all_finite(world), all_finite((losses, params)), largest <= config.max_loss]
     return jnp.select([~sound for sound in causes], [1.0, 2.0, 3.0], 0.0)

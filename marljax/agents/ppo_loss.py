@@ -19,9 +19,6 @@ from marljax.agents.teams import CENTRE, Roster, Team
 
 ByTeam = dict[str, jax.Array]
 
-CAUSES = ("", "a reward or an observation is not finite", "a loss is not finite", "a loss is larger than max_loss")
-"""What a chunk's metric `diverged` says, by its number; 0 is a sound chunk."""
-
 
 class Rollout(NamedTuple):
     """T steps of N worlds, as they were made."""

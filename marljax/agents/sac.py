@@ -245,12 +245,10 @@ def gradient_step(
 
 
 def divergence(steps: Transition, action: jax.Array, losses: Metrics, learnt: Learnt, config: SACConfig) -> jax.Array:
-    """float32[] the number of the cause in `marljax.agents.ppo_loss.CAUSES`; 0 where all is sound.
+    """float32[] the number of the cause in `marljax.agents.learner.CAUSES`; 0 where all is sound.
 
     The world is not to blame for what follows an `action` float32[T, N, A] that is not finite.
     """
     sound = jnp.isfinite(steps.reward) & jnp.isfinite(steps.final_obs).all(-1) | ~jnp.isfinite(action).all(-1)
-    # A scaler's limit may be infinite.
-    params = learnt.params | {"policy": learnt.params["policy"].network}
-    learned = all_finite((losses, action, params, learnt.target_critics, learnt.opt_state))
+    learned = all_finite((losses, action, learnt))
     return jnp.select([~sound.all(), ~learned, jnp.abs(losses["loss"]).max() > config.max_loss], [1.0, 2.0, 3.0], 0.0)

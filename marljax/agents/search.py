@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marljax.agents.learner import EnvParams, Learner, Metrics
+from marljax.agents.learner import EnvParams, Learner
+from marljax.agents.rollout import Metrics
 from marljax.data.schema import InputError
 
 LearnerT = TypeVar("LearnerT", bound=Any)

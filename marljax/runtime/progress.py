@@ -33,7 +33,7 @@ class Stopped(Exception):
 
 
 class Diverged(ArithmeticError):
-    """A chunk's metrics say that training diverged. Nothing of that chunk is saved."""
+    """A chunk's metrics say that training diverged, and why. What is saved is the last good state."""
 
 
 class Trained(NamedTuple):
@@ -62,6 +62,7 @@ def run_chunks(
     steps_per_chunk: int = 0,
     show: tuple[str, ...] = (),
     axes: tuple[str, ...] = ("seed", "product"),
+    causes: tuple[str, ...] = (),
     evaluate: Callable[..., Mapping[str, jax.Array]] | None = None,
     evaluate_every: int = 1,
     log: Callable[[str], None] = print_line,
@@ -70,7 +71,8 @@ def run_chunks(
 
     `update` is jitted and its runner donated; the caller's `runner` is copied first and stays valid. `operands` (the
     market, a data set) are neither changed nor saved. Metrics are scalars, or arrays with one value per product or
-    seed; `diverged` (bool) among them ends the run with `Diverged`.
+    seed; `diverged` among them, above zero, ends the run with `Diverged`, its number naming one of `causes`. The learner
+    is trusted to have undone such a chunk: what it returned is saved, and the same command goes on from there.
     Every chunk appends a row {"stage": name, "chunk": 1.., metric: value} to `metrics_path`, in which other stages'
     rows are left alone; trackers in use (see `marljax.runtime.tracking`) get the same beside it, a curve for every
     product and seed, for which `axes` names the axes of metrics. `evaluate(runner, *operands)` adds its metrics to the
@@ -97,9 +99,12 @@ def run_chunks(
             runner, metrics = step(runner, *operands)
             host = _to_host(metrics)
             _check_form(form, runner)
-            if np.any(host.pop("diverged", False)):
+            if cause := int(np.max(host.pop("diverged", 0))):
+                if checkpoint_dir is not None and rows:
+                    checkpoint.save(checkpoint_dir, chunk - 1, runner, extra=rows)
                 values = ", ".join(f"{key} {_mean(value):.4g}" for key, value in host.items())
-                raise Diverged(f"[{name}] chunk {chunk}/{n_chunks} diverged: {values}")
+                why = f"{causes[cause]}; " if causes else ""
+                raise Diverged(f"[{name}] chunk {chunk}/{n_chunks} diverged: {why}{values}")
             if judge is not None and (chunk % evaluate_every == 0 or chunk == n_chunks):
                 host |= _to_host(judge(runner, *operands))
             rows.append({"stage": name, "chunk": chunk, **jsonable(host)})

@@ -18,7 +18,18 @@ from tests.reference.tasks import BROKEN, MARTINGALE, MORTAL, PERPETUITY, TARGET
 
 SMALL = {
     "ppo": PPO(Task(), PPOConfig(n_envs=4, n_steps=8, n_minibatches=2, hidden=(8,))),
-    "sac": SAC(Task(), SACConfig(n_envs=4, n_iterations=4, warmup_steps=4, capacity=64, batch_size=8, hidden=(8,))),
+    "sac": SAC(
+        Task(),
+        SACConfig(
+            n_envs=4,
+            n_iterations=4,
+            warmup_steps=4,
+            capacity=64,
+            batch_size=8,
+            hidden=(8,),
+            normalise_observations=False,
+        ),
+    ),
 }
 both = pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 

@@ -131,13 +131,18 @@ def test_operands_reach_every_chunk_and_are_not_saved(tmp_path):
 
 def test_divergence_ends_the_run_and_names_the_chunk(tmp_path):
     def update(count):
-        return count + 1, {"loss": count * 2.0, "diverged": jnp.array([False, count == 2])}
+        after = jnp.where(count == 2, count, count + 1)
+        return after, {"loss": count * 2.0, "diverged": jnp.where(count == 2, jnp.array([0.0, 1.0]), 0.0)}
+
+    def run(**more):
+        progress.run_chunks(update, jnp.float32(0), 5, name="toy", checkpoint_dir=tmp_path, log=lambda _: None, **more)
 
     with pytest.raises(progress.Diverged, match=r"\[toy\] chunk 3/5 diverged: loss 4"):
-        progress.run_chunks(
-            update, jnp.float32(0), 5, name="toy", checkpoint_dir=tmp_path, checkpoint_every=1, log=lambda _: None
-        )
-    assert checkpoint.restore_latest(tmp_path, jnp.float32(0)).step == 2
+        run()
+    kept = checkpoint.restore_latest(tmp_path, jnp.float32(0))
+    assert (kept.step, float(kept.tree), len(kept.extra)) == (2, 2.0, 2), "the last good state"
+    with pytest.raises(progress.Diverged, match="chunk 3/5 diverged: too much; loss 4"):
+        run(causes=("", "too much"))
 
 
 def test_an_update_that_changes_its_runner_is_named():

@@ -1,6 +1,6 @@
 """A trained agent outside the learning loop: two lines load it and let it act, one exports it for serving.
 
-    agent = TrainedPolicy.load("runs/demo/policies/AAPL")
+    agent = TrainedPolicy.load("runs/demo/policies/ALPHA")
     action, memory = agent.act(observation, agent.init_carry())
 
 A folder holds `policy.json`, the form of the policy, and `policy.npz`, what it learned. `export` adds a program in

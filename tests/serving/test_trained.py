@@ -12,8 +12,8 @@ from marljax.agents.networks import MLP
 from marljax.agents.policy import CategoricalPolicy, TanhGaussianPolicy
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
-from marljax.agents.trained import TrainedPolicy, trained_policies
 from marljax.data.schema import InputError
+from marljax.serving.trained import TrainedPolicy, trained_policies
 from tests.reference.tasks import ALIKE, Matching
 
 FORMS = {
