@@ -173,9 +173,9 @@ def draw(path: Path, holdings: np.ndarray, excess: np.ndarray, config: AlmgrenCh
 
 
 FULL = AlmgrenChrissProof(
-    chunks=300,
+    chunks=200,
     ppo=PPOConfig(
-        n_envs=256,
+        n_envs=512,
         n_steps=20,
         # One pass and wide bounds: where noise grows with the action, the clipped objective shuns such actions.
         n_epochs=1,
@@ -184,11 +184,11 @@ FULL = AlmgrenChrissProof(
         value_clip=10.0,
         hidden=(32, 32),
         discount=1.0,
-        gae_lambda=0.95,
-        learning_rate=2e-3,
-        learning_rate_decay=1 / 300,
-        entropy_coefficient=0.03,
-        entropy_decay=1 / 300,
+        gae_lambda=1.0,
+        learning_rate=3e-3,
+        learning_rate_decay=1 / 200,
+        entropy_coefficient=0.01,
+        entropy_decay=1 / 200,
         normalise_returns=True,
     ),
 )

@@ -44,7 +44,9 @@ def seed_lines(x: Sequence[float], lines: Sequence[Sequence[float]], name: str, 
     ]
 
 
-def best_line(x: Sequence[float], y: Sequence[float], name: str, *, legend: bool) -> go.Scatter:
-    """The closed form, to be drawn first so that seeds lie over it."""
-    line = {"color": CLOSED_FORM, "width": 4}
+def best_line(
+    x: Sequence[float], y: Sequence[float], name: str, *, legend: bool, dash: str = "solid", width: float = 4
+) -> go.Scatter:
+    """What is known to be best, to be drawn first so that seeds lie over it."""
+    line = {"color": CLOSED_FORM, "width": width, "dash": dash}
     return go.Scatter(x=x, y=y, name=name, legendgroup=name, showlegend=legend, mode="lines", line=line, opacity=0.55)
