@@ -16,8 +16,6 @@ from marljax.envs.tapes import CostConfig, Rows, TradingConfig, cost_models, rep
 
 LIMIT = 10
 """The position limit [lots]."""
-VOLATILITY = 14.0
-"""Standard deviation of the mid's move in one row [ticks]."""
 COSTS = CostConfig()
 TRADING = TradingConfig(no_trade_band=0.0, risk_aversion=0.0)
 """Every target is sent and only earnings are rewarded: nothing but learning keeps an agent from trading."""
@@ -36,10 +34,13 @@ class Path(NamedTuple):
     traded: jax.Array  # int32[N] lots bought or sold
 
 
-def martingale_market(seed: int, n_steps: int) -> MarketData:
-    """`n_steps` rows of one session: a spread of two or four ticks, five levels of 5 to 15 lots on either side."""
+def martingale_market(seed: int, n_steps: int, volatility: float) -> MarketData:
+    """`n_steps` rows of one session: a spread of two or four ticks, five levels of 5 to 15 lots on either side.
+
+    `volatility` is the standard deviation of the mid's move in one row before it is rounded [ticks].
+    """
     rng = np.random.default_rng(seed)
-    mid = _START + np.cumsum(np.rint(rng.normal(0.0, VOLATILITY, n_steps)).astype(int))
+    mid = _START + np.cumsum(np.rint(rng.normal(0.0, volatility, n_steps)).astype(int))
     distance = rng.integers(1, 3, n_steps)[:, None, None] + np.arange(_LEVELS)
     sizes = rng.integers(5, 16, (2, n_steps, 1, _LEVELS))
     volume = rng.integers(10, 31, (n_steps, 1))
@@ -64,13 +65,13 @@ def moves(data: MarketData) -> np.ndarray:
     return np.diff(mid, append=mid[-1:])
 
 
-def past(data: MarketData) -> np.ndarray:
+def past(data: MarketData, volatility: float) -> np.ndarray:
     """float32[T, 3] what is known without being told: the mid's move over one and over ten rows, in standard
-    deviations, and the imbalance of sizes at the touch."""
+    deviations of `volatility` a row [ticks], and the imbalance of sizes at the touch."""
     cumulative = np.concatenate([[0.0], np.cumsum(moves(data))])[:-1]
     last = [cumulative - np.concatenate([np.zeros(n), cumulative[:-n]]) for n in (1, WARM_UP)]
     bid, ask = (np.asarray(x, np.float64)[:, 0, 0] for x in (data.bid_size, data.ask_size))
-    columns = [last[0] / VOLATILITY, last[1] / (VOLATILITY * WARM_UP**0.5), (bid - ask) / (bid + ask)]
+    columns = [last[0] / volatility, last[1] / (volatility * WARM_UP**0.5), (bid - ask) / (bid + ask)]
     return np.stack(columns, axis=-1).astype(np.float32)
 
 

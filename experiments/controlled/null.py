@@ -33,6 +33,8 @@ from marljax.evaluation.seeds import seed_interval
 
 TARGET = 0.02
 """Of the random policy's turnover."""
+VOLATILITY = 4.0
+"""Of the mid in a row [ticks]; to cross the spread costs one or two."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,8 @@ class NullConfig(ProofConfig):
         n_steps=128,
         hidden=(32, 32),
         learning_rate=1e-3,
-        discount=0.9,
+        discount=0.8,
+        gae_lambda=0.5,
         entropy_coefficient=0.0,
     )
     """How they learn; the learning rate falls to zero over the chunks."""
@@ -64,7 +67,7 @@ class NullConfig(ProofConfig):
 
 def held_out(tests: list[MarketData], train: MarketData) -> ReplayParams:
     """Leaves [seeds, ...], for one episode through each tape."""
-    made = [world(data, past(data), train, whole_length(data.n_steps)) for data in tests]
+    made = [world(data, past(data, VOLATILITY), train, whole_length(data.n_steps)) for data in tests]
     return jax.tree.map(lambda *x: jnp.stack(x), *made)
 
 
@@ -72,11 +75,11 @@ def main(config: NullConfig, folder: Path) -> tuple[Verdict, Mapping[str, Any]]:
     """Train an agent for every seed, judge each on the seed's tape."""
     # Tapes have seeds of their own, so that no tape to learn on is one to be judged on.
     train_seed, *test_seeds = np.random.SeedSequence(config.seed).generate_state(1 + config.seeds)
-    train = martingale_market(train_seed, config.train_rows)
-    shown, learner = world(train, past(train), train, EPISODE_STEPS), config.learner
+    train = martingale_market(train_seed, config.train_rows, VOLATILITY)
+    shown, learner = world(train, past(train, VOLATILITY), train, EPISODE_STEPS), config.learner
     runners = train_seeds("null", learner, shown, config, folder, show=("reward",))
 
-    tapes = held_out([martingale_market(seed, config.test_rows) for seed in test_seeds], train)
+    tapes = held_out([martingale_market(seed, config.test_rows, VOLATILITY) for seed in test_seeds], train)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.seeds)
 
     def turnover(policy: Any, params: Any, deterministic: np.ndarray) -> np.ndarray:
@@ -108,7 +111,7 @@ def main(config: NullConfig, folder: Path) -> tuple[Verdict, Mapping[str, Any]]:
 
 
 PRESETS = {
-    "full": NullConfig(chunks=150),
+    "full": NullConfig(chunks=200),
     "quick": NullConfig(preset="quick", seeds=2, chunks=3, train_rows=2_000, test_rows=300),
 }
 

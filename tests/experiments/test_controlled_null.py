@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from experiments.controlled import null
-from experiments.controlled.martingale import LIMIT, VOLATILITY, martingale_market, moves, past, trade_through, world
+from experiments.controlled.martingale import LIMIT, martingale_market, moves, past, trade_through, world
 from experiments.controlled.random_policy import RandomPolicy
 from marljax.agents.ppo_config import PPOConfig
 from marljax.envs.environment import Box, Discrete
 
-TRAIN = martingale_market(1, 1000)
+VOLATILITY = null.VOLATILITY
+TRAIN = martingale_market(1, 1000, VOLATILITY)
 
 
 class Constant:
@@ -29,7 +30,7 @@ class Constant:
 
 @pytest.fixture(scope="module")
 def tape():
-    data = martingale_market(2, 1500)
+    data = martingale_market(2, 1500, VOLATILITY)
     return null.held_out([data], TRAIN)
 
 
@@ -39,10 +40,10 @@ def play(policy, params, tape):
 
 
 def test_no_feature_of_the_past_foretells_the_next_move():
-    data = martingale_market(3, 40_000)
+    data = martingale_market(3, 40_000, VOLATILITY)
     move = moves(data)[10:-1]
     assert move.std() == pytest.approx(VOLATILITY, rel=0.02)
-    for column in past(data)[10:-1].T:
+    for column in past(data, VOLATILITY)[10:-1].T:
         assert abs(np.corrcoef(column, move)[0, 1]) < 3.0 / len(move) ** 0.5
     assert abs(np.corrcoef(move[1:], move[:-1])[0, 1]) < 3.0 / len(move) ** 0.5
 
@@ -64,7 +65,7 @@ def test_who_does_not_trade_earns_nothing_and_who_holds_trades_twice(tape):
 
 
 def test_nothing_but_learning_keeps_an_agent_from_trading():
-    params = world(TRAIN, past(TRAIN), TRAIN, episode_steps=128)
+    params = world(TRAIN, past(TRAIN, VOLATILITY), TRAIN, episode_steps=128)
     assert float(params.no_trade_band) == 0.0
     weights = params.rewards
     assert (float(weights.earnings), float(weights.inventory), float(weights.turnover)) == (1.0, 0.0, 0.0)

@@ -21,7 +21,6 @@ from experiments.controlled.foresight import (
 )
 from experiments.controlled.martingale import (
     LIMIT,
-    VOLATILITY,
     WARM_UP,
     martingale_market,
     moves,
@@ -33,8 +32,9 @@ from marljax.agents.ppo_config import PPOConfig
 from marljax.envs.replay import ReplayEnv
 from marljax.envs.tapes import CostConfig
 
-TRAIN = martingale_market(1, 3000)
-DATA = martingale_market(2, 200)
+VOLATILITY = oracle.VOLATILITY
+TRAIN = martingale_market(1, 3000, VOLATILITY)
+DATA = martingale_market(2, 200, VOLATILITY)
 ALWAYS = {"latency_floor": 5.0}
 NEVER = {"latency_floor": 0.0, "latency_mean": 0.0}
 
@@ -57,7 +57,7 @@ def test_the_probability_of_a_late_order_is_that_of_a_million_draws(floor, mean)
 @pytest.mark.parametrize("latency", [NEVER, ALWAYS])
 def test_the_optimums_earnings_are_those_of_the_env_to_the_last_cent(latency):
     costs = CostConfig(fee_rate=3e-4, fee_per_lot=0.7, impact=0.8, **latency)
-    params = world(DATA, past(DATA), TRAIN, episode_steps=150)
+    params = world(DATA, past(DATA, VOLATILITY), TRAIN, episode_steps=150)
     models = [jnp.float32(getattr(costs, name)) for name in ("fee_rate", "fee_per_lot", "impact")]
     params = dataclasses.replace(
         params,
@@ -88,8 +88,33 @@ def test_the_best_path_is_the_best_of_all_paths():
     np.testing.assert_array_equal(best.position, paths[int(np.argmax(values))])
 
 
+def test_the_rule_that_knows_the_next_move_is_the_best_of_all_rules():
+    rng = np.random.default_rng(3)
+    move = np.array([-1.0, 2.0, 2.0, 2.0])
+    earned = rng.normal(size=(2, 2, 2))[[0, 1, 1, 1]]
+
+    def mean_earnings(rule):
+        """Of choices [move, position], moves drawn with probabilities 1/4 and 3/4."""
+        at, earns = np.full(2, 0.5), 0.0
+        for _ in range(200):
+            after, earns = np.zeros(2), 0.0
+            for (m, p), held in itertools.product(((0, 0.25), (1, 0.75)), (0, 1)):
+                earns += p * at[held] * earned[m][held, rule[m, held]]
+                after[rule[m, held]] += p * at[held]
+            at = 0.5 * (at + after)
+        return earns
+
+    rules = [np.array(r).reshape(2, 2) for r in itertools.product((0, 1), repeat=4)]
+    best = max(mean_earnings(rule) for rule in rules)
+    found = informed_rule(earned, move)
+    np.testing.assert_array_equal(found.moves, [-1.0, 2.0])
+    assert mean_earnings(found.target) == pytest.approx(best, abs=1e-6)
+    greedy = np.stack([earned[0].argmax(1), earned[1].argmax(1)])
+    assert best > mean_earnings(greedy) + 0.1
+
+
 def test_who_knows_the_next_move_earns_less_than_who_knows_all_and_more_than_its_sign_alone():
-    data = martingale_market(3, 1500)
+    data = martingale_market(3, 1500, VOLATILITY)
     earned, move = earnings(data, TRAIN, LIMIT, oracle.COSTS), moves(data)[:-1]
     free = np.zeros(len(earned), bool)
     best = best_path(earned, free).value
@@ -115,8 +140,8 @@ def test_features_of_the_past_do_not_know_what_comes():
     for price in changed:
         price[row + 1 :] += 50
     other = dataclasses.replace(DATA, ask_price=jnp.asarray(changed[0]), bid_price=jnp.asarray(changed[1]))
-    np.testing.assert_array_equal(past(other)[: row + 1], past(DATA)[: row + 1])
-    assert not np.array_equal(past(other)[row + 1], past(DATA)[row + 1])
+    np.testing.assert_array_equal(past(other, VOLATILITY)[: row + 1], past(DATA, VOLATILITY)[: row + 1])
+    assert not np.array_equal(past(other, VOLATILITY)[row + 1], past(DATA, VOLATILITY)[row + 1])
 
 
 class Foresight:
@@ -131,7 +156,7 @@ class Foresight:
 
 def test_the_optimums_path_earns_in_the_env_what_the_optimum_says():
     earned = earnings(DATA, TRAIN, LIMIT, oracle.COSTS)
-    params = world(DATA, past(DATA), TRAIN, len(np.asarray(DATA.seconds)) - 1 - WARM_UP)
+    params = world(DATA, past(DATA, VOLATILITY), TRAIN, len(np.asarray(DATA.seconds)) - 1 - WARM_UP)
     flat = np.asarray(params.flat)[WARM_UP:-1]
     best = best_path(earned[WARM_UP:], flat)
     played = jax.vmap(lambda key: trade_through(Foresight(), best.position / LIMIT, params, key, True))
