@@ -155,7 +155,7 @@ def draw(path: Path, holdings: np.ndarray, excess: np.ndarray, config: AlmgrenCh
             showlegend=False,
         )
     above.add_hline(y=100 * TARGET, line={"color": "#b23b4b", "dash": "dot"}, annotation_text="target")
-    above.update_xaxes(type="log", title_text="risk aversion")
+    above.update_xaxes(type="log", title_text="risk aversion", tickvals=prices, ticktext=[f"{p:g}" for p in prices])
     above.update_yaxes(title_text="above the optimum [%]", rangemode="tozero")
     write_picture(
         path,
@@ -185,9 +185,9 @@ FULL = AlmgrenChrissProof(
         hidden=(32, 32),
         discount=1.0,
         gae_lambda=1.0,
-        learning_rate=3e-3,
+        learning_rate=2e-3,
         learning_rate_decay=1 / 200,
-        entropy_coefficient=0.01,
+        entropy_coefficient=0.03,
         entropy_decay=1 / 200,
         normalise_returns=True,
     ),
