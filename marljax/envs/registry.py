@@ -3,8 +3,10 @@
 from marljax.envs.controlled.almgren_chriss import AlmgrenChriss
 from marljax.envs.controlled.avellaneda_stoikov import AvellanedaStoikov
 from marljax.envs.controlled.cart_pole import CartPole
+from marljax.envs.controlled.desk import Desk
 from marljax.envs.controlled.merton import Merton
 from marljax.envs.controlled.simple_spread import SimpleSpread
+from marljax.envs.controlled.two_products import TwoProducts
 from marljax.envs.environment import Environment
 from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.portfolio import PortfolioEnv
@@ -21,4 +23,6 @@ ENVIRONMENTS: dict[str, type[Environment]] = {
     "avellaneda stoikov": AvellanedaStoikov,
     "almgren chriss": AlmgrenChriss,
     "merton": Merton,
+    "two products": TwoProducts,
+    "desk": Desk,
 }

@@ -12,8 +12,10 @@ from marljax.data.schema import MarketData
 from marljax.envs.controlled.almgren_chriss import AlmgrenChriss, AlmgrenChrissParams
 from marljax.envs.controlled.avellaneda_stoikov import AvellanedaStoikov, AvellanedaStoikovParams
 from marljax.envs.controlled.cart_pole import CartPole, CartPoleParams
+from marljax.envs.controlled.desk import Desk, DeskParams
 from marljax.envs.controlled.merton import Merton, MertonParams
 from marljax.envs.controlled.simple_spread import SimpleSpread, SimpleSpreadParams
+from marljax.envs.controlled.two_products import TwoProducts, TwoProductsParams
 from marljax.envs.environment import Environment
 from marljax.envs.opening import order_book_params, run_in
 from marljax.envs.order_book import OrderBookEnv
@@ -124,5 +126,7 @@ INSTANCES = {
     "avellaneda stoikov": lambda: (AvellanedaStoikov(n_steps=20), AvellanedaStoikovParams()),
     "almgren chriss": lambda: (AlmgrenChriss(), AlmgrenChrissParams(risk_aversion_range=3.0)),
     "merton": lambda: (Merton(), MertonParams(drift_range=0.1, volatility_range=1.5)),
+    "two products": lambda: (TwoProducts(episode_steps=20), TwoProductsParams()),
+    "desk": lambda: (Desk(n_slices=3, n_parents=4), DeskParams()),
 }
 """Every name in the registry -> () -> (env, params)."""
