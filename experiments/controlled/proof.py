@@ -94,14 +94,16 @@ def train_seeds(
     folder: Path,
     *,
     swept: bool = False,
+    seeds_of: str | None = None,
     show: tuple[str, ...] = ("episode_return",),
 ) -> Any:
     """The Runners of all seeds after training, leaves [seeds, ...]; resumes where it was stopped.
 
     With `swept`, `env_params` have a leading axis of worlds, all seeds train in each of them, and leaves are
-    [seeds, worlds, ...].
+    [seeds, worlds, ...]. Runs to be compared seed by seed say with `seeds_of` which of them their seeds are; else those
+    of every name are its own.
     """
-    key = jax.random.fold_in(jax.random.key(config.seed), _number(name))
+    key = jax.random.fold_in(jax.random.key(config.seed), _number(seeds_of or name))
     if not swept:
         keys, init, update = jax.random.split(key, config.seeds), learner.init, learner.update
         axes: tuple[Any, Any] = (0, None)

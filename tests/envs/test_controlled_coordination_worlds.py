@@ -73,8 +73,8 @@ def test_two_products_earn_in_simulation_what_the_grid_says():
         def step(carry, key):
             obs, state = carry
             position = jnp.interp(obs[:, 0], jnp.asarray(grid.nodes), jnp.asarray(rule))
-            obs, state, reward, *_, info = env.step_env(key, state, position[:, None] / params.max_position, params)
-            return (obs, state), (reward, obs, info["risk"])
+            after, state, reward, *_, info = env.step_env(key, state, position[:, None] / params.max_position, params)
+            return (after, state), (reward, obs, info["risk"])
 
         return jax.lax.scan(step, (obs, state), jax.random.split(key, env.episode_steps))[1]
 
