@@ -3,19 +3,21 @@
     python experiments/pipeline.py --preset demo
     python experiments/pipeline.py --preset demo --data.source lobster --data.path GOOG.zip AAPL.zip
 
-Stages: data (read and clean), features, generator (conditional WGAN-GP), agents (PPO and SAC for each product, chosen
-on validation data), meta (the meta-controller), backtest (held-out rows only, net of all costs) and report. Each keeps
-its artefact in the run's folder under a hash of all it depends on: a second run, and one that was interrupted, computes
-what is missing and ends with the same numbers.
+Stages: data (read and clean), features, generator (conditional WGAN-GP), agents (PPO and SAC for each product, given
+equal chances and chosen on validation data), meta (the meta-controller), backtest (held-out rows only, net of all
+costs) and report. Each keeps its artefact in the run's folder under a hash of all it depends on: a second run, and one
+that was interrupted, computes what is missing and ends with the same numbers.
 """
 
 import dataclasses
+import re
 import shlex
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from command import run
@@ -33,12 +35,14 @@ from marljax.runtime.artefacts import canonical_json, write_atomic, write_json
 from marljax.runtime.config import to_json
 from marljax.runtime.progress import print_line
 from marljax.runtime.stages import Stage, StageCache, provenance
+from marljax.serving import TrainedPolicy
 from stages.agents import AgentsConfig, Trading, agents_stage, stored_policy
 from stages.evaluation import BacktestConfig, backtest_stage
 from stages.generator import SyntheticConfig, generator_stage, synthetic_rows
 from stages.market import DataConfig, check_market, data_stage, features_stage
 from stages.meta import MetaConfig, Portfolio, meta_stage
 from stages.report import report_stage
+from stages.training import SearchConfig
 
 StageName = Literal["data", "features", "generator", "agents", "meta", "backtest", "report"]
 STAGES: tuple[StageName, ...] = ("data", "features", "generator", "agents", "meta", "backtest", "report")
@@ -91,7 +95,7 @@ def _presets() -> dict[str, PipelineConfig]:
         synthetic=SyntheticConfig(sessions=16),
         # Untrained agents would sit inside the usual band, and a smoke run is to show that orders flow.
         trading=TradingConfig(no_trade_band=0.05),
-        agents=dataclasses.replace(demo.agents, seeds=1, ppo_chunks=4, sac_chunks=2),
+        agents=dataclasses.replace(demo.agents, env_steps=16_384, search=SearchConfig(trials=2, env_steps=4_096)),
         meta=dataclasses.replace(demo.meta, seeds=1, chunks=2),
         backtest=BacktestConfig(replications=2, resamples=500),
     )
@@ -100,7 +104,9 @@ def _presets() -> dict[str, PipelineConfig]:
         preset="full",
         generator=dataclasses.replace(demo.generator, chunks=200),
         synthetic=SyntheticConfig(sessions=512),
-        agents=dataclasses.replace(demo.agents, seeds=8, ppo_chunks=1000, sac_chunks=400),
+        agents=dataclasses.replace(
+            demo.agents, seeds=8, env_steps=4_096_000, search=SearchConfig(trials=16, env_steps=819_200)
+        ),
         meta=dataclasses.replace(demo.meta, seeds=8, chunks=200),
         backtest=BacktestConfig(replications=32, resamples=5000),
     )
@@ -179,6 +185,10 @@ def main(config: PipelineConfig) -> None:
         seed=config.seed,
         metrics_path=metrics,
     )
+    policies = stored_policy(done["agents"], config.agents.policy, len(market.feature_names) + 1)
+    for p, product in enumerate(market.data.products):
+        own = TrainedPolicy(config.agents.policy, jax.tree.map(lambda x, p=p: x[p], policies))
+        own.save(folder / "policies" / re.sub(r"[^\w.-]+", "_", product.name))
     if not wanted("meta"):
         return
     upstream["agents"] = done["agents"].key
@@ -186,7 +196,7 @@ def main(config: PipelineConfig) -> None:
         env=PortfolioEnv(config.agents.policy, config.allocation.rows_per_block, config.meta.episode_blocks),
         market=market,
         trading=trading,
-        policies=stored_policy(done["agents"], config.agents.policy, len(market.feature_names) + 1),
+        policies=policies,
         allocation=config.allocation,
     )
     n_blocks = cut_blocks(session, config.allocation.rows_per_block).start.shape[0]
@@ -201,7 +211,9 @@ def main(config: PipelineConfig) -> None:
         metrics_path=metrics,
     )
     trials = done["agents"].value.metadata["trials"] + done["meta"].value.metadata["trials"]
-    write_atomic(folder / "trials.jsonl", "".join(f"{canonical_json(trial)}\n" for trial in trials).encode())
+    # What was only tried on generated sessions stands among the trials, and is no trial of real data.
+    tried = done["agents"].value.metadata["search"] + trials
+    write_atomic(folder / "trials.jsonl", "".join(f"{canonical_json(trial)}\n" for trial in tried).encode())
     if not wanted("backtest"):
         return
     upstream["meta"] = done["meta"].key

@@ -1,4 +1,4 @@
-"""Stage `agents`: a PPO and a SAC agent per product and seed, all at once, and the choice on validation data."""
+"""Stage `agents`: PPO and SAC for every product and seed, given equal chances, and the choice on validation data."""
 
 import dataclasses
 from pathlib import Path
@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marljax.agents.learner import CAUSES, Learner
+from marljax.agents.learner import Learner
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.sac import SAC, SACConfig
-from marljax.agents.selection import SelectionConfig, select
+from marljax.agents.selection import SelectionConfig, select, sharpe
+from marljax.data.limits import require_counts
 from marljax.data.schema import InputError
-from marljax.envs.replay import ReplayEnv, ReplayParams
+from marljax.envs.replay import ReplayEnv
 from marljax.envs.tapes import (
     CostConfig,
     Rows,
@@ -29,9 +30,9 @@ from marljax.envs.worlds import world
 from marljax.evaluation.backtest import agent_returns
 from marljax.market.slippage import CostModel
 from marljax.runtime.artefacts import named_leaves
-from marljax.runtime.progress import run_chunks
 from marljax.runtime.stages import Artefact, Stage, StageCache
 from stages.market import Market
+from stages.training import CurriculumConfig, SearchConfig, chunks, search, train, worlds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +43,21 @@ class AgentsConfig:
     """Agents of each algorithm per product, trained side by side [count]."""
     episode_steps: int = 128
     """Length of a training episode [steps]."""
-    ppo_chunks: int = 200
-    """Updates of PPO, each a rollout of ppo.n-envs x ppo.n-steps [count]."""
-    sac_chunks: int = 25
-    """Updates of SAC, each sac.n-envs x sac.n-iterations env steps [count]."""
+    env_steps: int = 614_400
+    """Env steps that every agent learns from, whichever its algorithm [steps]."""
+    search: SearchConfig = SearchConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
     ppo: PPOConfig = PPOConfig(n_envs=32)
-    sac: SACConfig = SACConfig(n_iterations=128, batch_size=128, capacity=16384)
+    sac: SACConfig = SACConfig(n_envs=64, n_iterations=64, batch_size=128, capacity=16384, warmup_steps=16)
     selection: SelectionConfig = SelectionConfig()
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "episode_steps", "ppo_chunks", "sac_chunks"):
-            if getattr(self, name) < 1:
-                raise InputError(f"agents.{name} must be at least 1, got {getattr(self, name)}")
-        if self.ppo.hidden != self.sac.hidden:
-            raise InputError("agents.ppo.hidden and agents.sac.hidden must agree: both fill one form of policy")
+        require_counts(self, "seeds", "episode_steps", "env_steps")
+        if self.ppo.hidden != self.sac.hidden or self.ppo.network != "mlp":
+            raise InputError(
+                "agents.ppo.hidden and agents.sac.hidden must agree and agents.ppo.network be mlp: both algorithms "
+                "fill one form of policy"
+            )
 
     @property
     def policy(self) -> TanhGaussianPolicy:
@@ -87,20 +89,20 @@ def agents_stage(
     trading: Trading,
     config: AgentsConfig,
     trading_config: TradingConfig,
-    synthetic: Rows | None,
+    synthetic: Rows,
     synthetic_fraction: float,
     *,
     steps_per_year: float,
     seed: int,
     metrics_path: Path,
 ) -> Stage[Artefact]:
-    """Train, judge on the validation part, choose. The artefact holds the chosen policies' parameters, leaves [P, ...],
-    and in its metadata the selection, every trial and the learning curves."""
+    """Search, train, judge on the validation part, choose. The artefact holds the chosen policies' parameters, leaves
+    [P, ...], and in its metadata the selection, every trial and the learning curves."""
 
     def compute(checkpoints: Path) -> Artefact:
         env = ReplayEnv(config.episode_steps)
         params = replay_params(
-            market.part("train"),
+            market.training_rows(),
             costs=trading.costs,
             max_position=trading.max_position,
             trading=trading_config,
@@ -108,17 +110,35 @@ def agents_stage(
             synthetic=synthetic,
             synthetic_fraction=synthetic_fraction,
         )
-        learners: dict[str, tuple[Learner, int]] = {
-            "ppo": (PPO(env, config.ppo), config.ppo_chunks),
-            "sac": (SAC(env, config.sac), config.sac_chunks),
-        }
-        policies, validation, curves = {}, {}, {}
-        for i, (name, (learner, n_chunks)) in enumerate(learners.items()):
-            key = jax.random.fold_in(jax.random.key(seed), i)
-            policies[name], curves[name] = _train(
-                name, learner, n_chunks, key, params, config.seeds, checkpoints, metrics_path
+        learners: dict[str, Learner] = {"ppo": PPO(env, config.ppo), "sac": SAC(env, config.sac)}
+        policies, validation, curves, tried = {}, {}, {}, []
+        for i, (name, learner) in enumerate(learners.items()):
+            search_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
+            n_chunks = chunks(learner, config.env_steps, f"agents.env-steps of {name}")
+            searched, phases, judged = worlds(
+                params, synthetic, market.train.n_steps, config.curriculum, config.search, n_chunks
             )
-            validation[name] = np.asarray(_validate(config.policy, market, trading, policies[name]))
+
+            def judge(policies: Any, rows: Rows = judged) -> np.ndarray:
+                return sharpe(_earned(config.policy, rows, trading, policies), steps_per_year)
+
+            values, trials = search(
+                name, learner, search_key, params, searched, config.search, judge, checkpoints, metrics_path
+            )
+            tried += trials
+            policies[name], curves[name] = train(
+                name,
+                learner,
+                values,
+                train_key,
+                params,
+                phases,
+                n_chunks,
+                config.seeds,
+                checkpoints,
+                metrics_path,
+            )
+            validation[name] = _earned(config.policy, market.part("validation"), trading, policies[name])
         names = [product.name for product in market.data.products]
         choices, trials = select(validation, names, steps_per_year=steps_per_year, config=config.selection)
         chosen = [(policies[c["algorithm"]], c["seed"]) for c in (choices[n] for n in names)]
@@ -128,7 +148,12 @@ def agents_stage(
         )
         return Artefact(
             {k: np.asarray(v) for k, v in named_leaves(stacked).items()},
-            {"selection": choices, "trials": trials, "curves": curves},
+            {
+                "selection": choices,
+                "trials": [row | {"env_steps": config.env_steps} for row in trials],
+                "search": [row | {"product": names[row["product"]]} for row in tried],
+                "curves": curves,
+            },
         )
 
     inputs = {
@@ -150,56 +175,13 @@ def stored_policy(stage: Stage[Artefact], policy: TanhGaussianPolicy, obs_size: 
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _train(
-    name: str,
-    learner: Learner,
-    n_chunks: int,
-    key: jax.Array,
-    params: ReplayParams,
-    n_seeds: int,
-    checkpoints: Path,
-    metrics_path: Path,
-) -> tuple[Any, dict[str, list]]:
-    """Policies with leaves [S, P, ...], and curves {metric: [chunk][seed][product]}."""
-    n_products = params.max_position.shape[0]
-    init = jax.jit(jax.vmap(jax.vmap(learner.init), in_axes=(0, None)))
-    keys = jax.random.split(key, (n_seeds, n_products))
-    trained = run_chunks(
-        jax.vmap(jax.vmap(learner.update), in_axes=(0, None)),
-        init(keys, params),
-        n_chunks,
-        operands=(params,),
-        name=name,
-        checkpoint_dir=checkpoints / name,
-        metrics_path=metrics_path,
-        steps_per_chunk=learner.steps_per_chunk * n_seeds * n_products,
-        show=("reward", "absolute_action"),
-        causes=CAUSES,
-    )
-    curves = {
-        "env_steps": [row["chunk"] * learner.steps_per_chunk for row in trained.rows],
-        "reward": [row["reward"] for row in trained.rows],
-    }
-    return jax.vmap(jax.vmap(learner.policy_params))(trained.runner), curves
-
-
-def _validate(policy: TanhGaussianPolicy, market: Market, trading: Trading, policies: Any) -> jax.Array:
-    """float32[S, P, T] what each agent earns per row of the validation part."""
-    rows = market.part("validation")
+def _earned(policy: TanhGaussianPolicy, rows: Rows, trading: Trading, policies: Any) -> np.ndarray:
+    """float32[S, P, T] what each agent earns per row; `policies` has leaves [S, P, ...]."""
     lots = jnp.asarray(trading.max_position, jnp.float32)
 
-    def one_seed(params: Any) -> jax.Array:
-        earned = agent_returns(
-            policy,
-            jax.random.key(0),
-            world(rows, params, trading.costs, trading.no_trade_band),
-            lots,
-            rows.data.n_steps - 1,
-        )
-        return earned.T
+    def one(params: Any) -> np.ndarray:
+        there = world(rows, params, trading.costs, trading.no_trade_band)
+        return np.asarray(agent_returns(policy, jax.random.key(0), there, lots, rows.data.n_steps - 1)).T
 
-    return jnp.stack([one_seed(jax.tree.map(lambda x, s=s: x[s], policies)) for s in range(_n_seeds(policies))])
-
-
-def _n_seeds(policies: Any) -> int:
-    return jax.tree.leaves(policies)[0].shape[0]
+    n = jax.tree.leaves(policies)[0].shape[0]
+    return np.stack([one(jax.tree.map(lambda x, s=s: x[s], policies)) for s in range(n)])

@@ -85,6 +85,16 @@ class Market:
     def train(self) -> MarketData:
         return self.data.rows(self.split.train.start, self.split.train.stop)
 
+    def training_rows(self) -> Rows:
+        """The rows that learning may see. Raises AssertionError where one of them is as late as the validation part."""
+        rows = self.part("train")
+        session, seconds = np.asarray(rows.data.session), np.asarray(rows.data.seconds)
+        first = self.split.validation.start
+        unseen = int(self.data.session[first]), float(self.data.seconds[first])
+        latest = max(zip(session.tolist(), seconds.tolist(), strict=True))
+        assert latest < unseen, f"training rows reach to {latest}, and validation begins at {unseen} (session, seconds)"
+        return rows
+
     def part(self, name: Literal["train", "validation", "test"]) -> Rows:
         """The rows of a part. Validation and test refuse synthetic data."""
         if name != "train":

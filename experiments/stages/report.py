@@ -18,6 +18,7 @@ from marljax.runtime.devices import describe_device
 from marljax.runtime.stages import Stage
 from stages.evaluation import UNDER_TEST
 from stages.market import Market
+from stages.training import CurriculumConfig
 
 COST_ITEMS = {"slippage": "spread and depth", "latency": "latency", "impact": "impact", "fees": "fees"}
 """Cost items of the accounts, and what the report calls them."""
@@ -88,10 +89,18 @@ def inputs(
         cleaning=_cleaning(done["data"].value.report),
         overview=_overview(market),
         generator=_generator(done["generator"]),
-        learning=_learning(done, [p.name for p in data.products], config.synthetic.fraction),
+        learning=_learning(done, [p.name for p in data.products], config.synthetic.fraction, config.agents.curriculum),
         selection=tuple(
-            ri.Selection(name, row["algorithm"], [row["interval"][0], row["margin"], row["interval"][1]])
+            ri.Selection(
+                name,
+                row["algorithm"],
+                [row["interval"][0], row["margin"], row["interval"][1]],
+                _settings(done, name, row),
+            )
             for name, row in done["agents"].value.metadata["selection"].items()
+        ),
+        chances=ri.Chances(
+            config.agents.env_steps, config.agents.seeds, config.agents.search.trials, config.agents.search.env_steps
         ),
         backtest=_backtest(config, market, done, blocks_per_year),
         allocation=_allocation(config, market, done),
@@ -158,7 +167,16 @@ def _generator(stage: Stage[Any]) -> ri.Generator:
     )
 
 
-def _learning(done: dict[str, Stage[Any]], products: list[str], synthetic: float) -> ri.Learning:
+def _settings(done: dict[str, Stage[Any]], product: str, chosen: dict[str, Any]) -> dict[str, float]:
+    """The hyperparameters that the search found for a product's algorithm; none where there was no search."""
+    wanted = {"product": product, "algorithm": chosen["algorithm"], "taken": True}
+    tried = done["agents"].value.metadata["search"]
+    return next((row["hyperparameters"] for row in tried if row.items() >= wanted.items()), {})
+
+
+def _learning(
+    done: dict[str, Stage[Any]], products: list[str], synthetic: float, course: CurriculumConfig
+) -> ri.Learning:
     curves = done["agents"].value.metadata["curves"]
     meta = done["meta"].value.metadata["curves"]
     return ri.Learning(
@@ -167,7 +185,10 @@ def _learning(done: dict[str, Stage[Any]], products: list[str], synthetic: float
             for p, product in enumerate(products)
             for algorithm, curve in curves.items()
         ),
-        where=f"on the training part; {synthetic:.0%} of the product agents' episodes are synthetic",
+        where=(
+            f"first in calm generated sessions ({course.calm:.0%} of the time), then in wild ones at stressed costs "
+            f"({course.stress:.0%}), then on the real training part, {synthetic:.0%} of the episodes there synthetic"
+        ),
         meta=(ri.Curve("portfolio", "ppo", np.array(meta["env_steps"]), np.array(meta["reward"]).mean(axis=1)),),
     )
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from marljax.agents.learner import EnvParams, Learner, Runner
+from marljax.agents.learner import EnvParams, Learner
 from marljax.agents.rollout import Metrics
 
 
@@ -47,9 +47,7 @@ def curriculum(phases: Sequence[Mapping[str, Any]], shares: Sequence[float], n_c
     return Curriculum(jnp.asarray(ends), jax.tree.map(lambda *x: jnp.stack(x), *map(dict, phases)))
 
 
-def update(
-    learner: Learner[Runner], runner: Runner, env_params: EnvParams, stages: Curriculum
-) -> tuple[Runner, Metrics]:
+def update(learner: Learner[Any], runner: Any, env_params: EnvParams, stages: Curriculum) -> tuple[Any, Metrics]:
     """One chunk of learning in the world of the phase that the Runner has reached; `phase` is among the metrics."""
     runner, metrics = learner.update(runner, stages.at(env_params, runner.chunks))
     return runner, metrics | {"phase": stages.phase(runner.chunks - 1).astype(jnp.float32)}

@@ -210,11 +210,10 @@ def _learning(inputs: ReportInputs) -> str:
         if inputs.learning.products:
             plot = figures.learning(inputs.learning.products, inputs.learning.score)
             text = f"Every product's agents while they learn: {inputs.learning.score} {inputs.learning.where}."
-            text += " A step costs SAC more work than PPO, so it takes fewer."
             parts.append(figure("learning", plot, text))
         if inputs.learning.meta:
             plot = figures.learning(inputs.learning.meta, inputs.learning.score)
-            text = f"The meta-controller, which divides capital among the product agents, {inputs.learning.where}."
+            text = "The meta-controller, which divides capital among the product agents, on the real training part."
             parts.append(figure("meta", plot, text))
     if inputs.selection:
         rows = []
@@ -222,22 +221,35 @@ def _learning(inputs: ReportInputs) -> str:
             low, estimate, high = chosen.interval
             word = "established" if findings.established(chosen.interval) else "not established"
             kind = "better" if word == "established" else "not-established"
+            settings = ", ".join(
+                f"{escape(name.replace('_', ' '))} {value:.3g}" for name, value in chosen.settings.items()
+            )
             rows.append(
                 [
                     escape(chosen.product),
                     escape(chosen.algorithm),
+                    settings,
                     number(estimate),
                     f"{number(low)} to {number(high)}",
                     f'<span class="verdict {kind}">{word}</span>',
                 ]
             )
-        rows_table = table(["Product", "Chosen", "Margin in Sharpe ratio", "Interval", ""], rows, text_columns=2)
+        rows_table = table(
+            ["Product", "Chosen", "With", "Margin in Sharpe ratio", "Interval", ""], rows, text_columns=3
+        )
         counts = Counter(chosen.algorithm for chosen in inputs.selection)
         told = findings.listed([f"{escape(name)} for {n}" for name, n in counts.items()])
         sure = sum(findings.established(chosen.interval) for chosen in inputs.selection)
-        rest = "; elsewhere the choice may be luck" * (sure < len(rows))
+        rest = "; elsewhere its interval spans zero and the simpler algorithm is taken" * (sure < len(rows))
+        chances = inputs.chances
+        search = (
+            f" after {chances.trials} trials each of {chances.trial_steps:,} env steps on generated sessions"
+            if chances.trials > 1
+            else ""
+        )
         parts.append(
-            f"<h3>Selection on validation data</h3><p>Chosen: {told}. The margin is established for {sure} of "
+            f"<h3>Selection on validation data</h3><p>Both algorithms learned from {chances.env_steps:,} env steps per "
+            f"agent and {chances.seeds} seeds{search}. Chosen: {told}. The margin is established for {sure} of "
             f"{len(rows)} products{rest}.</p>"
         )
         parts.append(folded("Choices", len(rows), rows_table))

@@ -107,6 +107,21 @@ class Selection:
     algorithm: str
     interval: Interval
     """Margin in Sharpe ratio."""
+    settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """The hyperparameters that its search found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chances:
+    """What each of the algorithms was given for every product."""
+
+    env_steps: int
+    """Per agent [steps]."""
+    seeds: int
+    trials: int
+    """Settings tried [count]."""
+    trial_steps: int
+    """Per trial [steps]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +200,8 @@ class ReportInputs:
     generator: Generator | None = None
     learning: Learning | None = None
     selection: tuple[Selection, ...] | None = None
+    chances: Chances = Chances(0, 0, 1, 0)
+    """Of the algorithms among which `selection` chose."""
     backtest: Backtest | None = None
     allocation: Allocation | None = None
     notes: tuple[str, ...] = ()

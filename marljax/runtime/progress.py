@@ -71,8 +71,8 @@ def run_chunks(
 
     `update` is jitted and its runner donated; the caller's `runner` is copied first and stays valid. `operands` (the
     market, a data set) are neither changed nor saved. Metrics are scalars, or arrays with one value per product or
-    seed; `diverged` among them, above zero, ends the run with `Diverged`, its number naming one of `causes`. The learner
-    is trusted to have undone such a chunk: what it returned is saved, and the same command goes on from there.
+    seed; `diverged` among them, above zero, ends the run with `Diverged`, its number naming one of `causes`. The
+    learner is trusted to have undone such a chunk: what it returned is saved, and the same command goes on from there.
     Every chunk appends a row {"stage": name, "chunk": 1.., metric: value} to `metrics_path`, in which other stages'
     rows are left alone; trackers in use (see `marljax.runtime.tracking`) get the same beside it, a curve for every
     product and seed, for which `axes` names the axes of metrics. `evaluate(runner, *operands)` adds its metrics to the

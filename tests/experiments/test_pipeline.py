@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from marljax.serving import TrainedPolicy
 from tests.reference.browser import CHROMIUM, problems, seen_by_browser
 
 ROOT = Path(__file__).parents[2]
@@ -20,13 +22,15 @@ TINY = [
     "--generator.steps-per-chunk=2",
     "--synthetic.sessions=4",
     "--trading.no-trade-band=0",
-    "--agents.seeds=1",
+    "--agents.seeds=2",
     "--agents.episode-steps=32",
-    "--agents.ppo-chunks=3",
+    "--agents.env-steps=384",
+    "--agents.search.trials=2",
+    "--agents.search.env-steps=128",
     "--agents.ppo.n-envs=4",
     "--agents.ppo.n-steps=32",
-    "--agents.sac-chunks=2",
-    "--agents.sac.n-iterations=8",
+    "--agents.sac.n-envs=4",
+    "--agents.sac.n-iterations=32",
     "--agents.sac.batch-size=32",
     "--meta.chunks=2",
     "--meta.ppo.n-envs=2",
@@ -93,10 +97,47 @@ def test_a_run_leaves_everything_the_contract_names(finished):
         low, _, high = difference["sharpe"]
         assert (difference["verdict"] == "established") == (low > 0 or high < 0)
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [row["stage"] for row in rows] == ["generator"] * 2 + ["ppo"] * 3 + ["sac"] * 2 + ["meta"] * 2
+    agents = [name for algorithm in ("ppo", "sac") for name in (f"{algorithm} search", *[algorithm] * 3)]
+    assert [row["stage"] for row in rows] == ["generator"] * 2 + agents + ["meta"] * 2
     files = json.loads((finished / "provenance.json").read_text())["files"]
     assert len(files) == 4, "three days and products.json"
     assert all(len(file["sha256"]) == 64 for file in files)
+
+
+def test_both_algorithms_get_equal_trials_and_equal_env_steps(finished):
+    rows = [json.loads(line) for line in (finished / "trials.jsonl").read_text().splitlines()]
+    found = {
+        algorithm: sorted(
+            (row["product"], row["env_steps"], "synthetic_sharpe" in row)
+            for row in rows
+            if row["algorithm"] == algorithm
+        )
+        for algorithm in ("ppo", "sac")
+    }
+    assert found["ppo"] == found["sac"]
+    assert found["ppo"] == sorted(
+        (product, steps, searched)
+        for product in ("ALDER", "GROVE")
+        for steps, searched in [(128, True), (384, False)] * 2
+    )
+    taken = [(row["product"], row["algorithm"]) for row in rows if row.get("taken")]
+    assert len(taken) == len(set(taken)) == 4, "one setting for each product and algorithm"
+
+
+def test_agents_learn_in_calm_then_stress_then_real_markets(finished):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    for name in ("ppo", "sac"):
+        phases = [row["phase"][0][0] for row in rows if row["stage"] == name]
+        assert phases == sorted(phases)
+        assert phases[-1] == 2.0
+
+
+def test_the_chosen_agents_can_be_loaded_and_act(finished):
+    for product in ("ALDER", "GROVE"):
+        agent = TrainedPolicy.load(finished / "policies" / product)
+        action, _ = agent.act(np.zeros(agent.obs_size))
+        assert action.shape == (1,)
+        assert abs(float(action[0])) <= 1.0
 
 
 def test_costs_in_the_summary_add_up(finished):
