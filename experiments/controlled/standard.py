@@ -63,7 +63,7 @@ class Task(NamedTuple):
     params: Any
     learner: PPOConfig
     published: float
-    """The peer's return [reward], the sum over agents."""
+    """The return to reach [reward], the sum over agents."""
     source: str
     max_steps: int
     chunks: int
@@ -107,7 +107,7 @@ def tasks(config: StandardConfig) -> dict[str, Task]:
             CartPoleParams(),
             cart_pole,
             published=430.0,
-            source="PureJaxRL, PPO on CartPole-v1 at 5e5 steps",
+            source="what is asked at PureJaxRL's setting, CartPole-v1 at 5e5 steps",
             max_steps=500,
             chunks=config.chunks,
         ),
