@@ -153,7 +153,11 @@ def test_the_distribution_of_inventories_is_that_of_simulated_fills():
 
 @pytest.mark.parametrize(
     ("proof", "more"),
-    [(merton, {}), (almgren_chriss, {"risk_aversion": (0.5, 2.0)}), (avellaneda_stoikov, {"episodes": 20})],
+    [
+        (merton, {}),
+        pytest.param(almgren_chriss, {"risk_aversion": (0.5, 2.0)}, marks=pytest.mark.nightly),
+        pytest.param(avellaneda_stoikov, {"episodes": 20}, marks=pytest.mark.nightly),
+    ],
 )
 def test_a_small_proof_runs_from_end_to_end(proof, more, tmp_path, monkeypatch, capsys):
     ppo = dataclasses.replace(TINY, n_envs=2)
