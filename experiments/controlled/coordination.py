@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from learning_curves import Panel, read_curves, write_picture
+import plotly.graph_objects as go
+from picture import write_picture
 from proof import ProofConfig, Verdict, prove, train_seeds
 
 from marljax.agents.evaluate import JointPolicy, play
@@ -46,6 +47,7 @@ from marljax.envs.controlled.two_products import (
     best_rule,
     expected_reward,
 )
+from marljax.evaluation.figure_style import STRATEGY_COLOURS, styled, translucent
 from marljax.evaluation.seeds import seed_interval
 from marljax.runtime.progress import print_line
 
@@ -124,7 +126,7 @@ def search(config: CoordinationConfig, critic: str) -> tuple[dict[str, float], n
     return settings[int(scores.mean(axis=1).argmax())], scores
 
 
-def compare_critics(config: CoordinationConfig, folder: Path) -> tuple[dict[str, Any], Panel]:
+def compare_critics(config: CoordinationConfig, folder: Path) -> dict[str, Any]:
     """What pairs earn with either critic, and how the two differ seed by seed."""
     grid = SignalGrid.of(PRODUCTS)
     rule = best_rule(PRODUCTS, grid)
@@ -141,21 +143,14 @@ def compare_critics(config: CoordinationConfig, folder: Path) -> tuple[dict[str,
 
         params = jax.vmap(learner.policy_params)(runners)
         earned[critic] = np.asarray(jax.jit(jax.vmap(judge))(params), np.float64) / bound
-    curves = {
-        f"{critic} critic": read_curves(folder / "metrics.jsonl", f"critic {critic}", "episode_return")
-        / (bound * TwoProducts().episode_steps)
-        for critic in CRITICS
-    }
-    steps = config.products.n_envs * config.products.n_steps
-    panel = Panel("Two products, one risk limit", "reward, share of the bound", curves, steps, {"the bound": 1.0})
     return {
         "bound": bound,
         "share_of_bound": {critic: seed_interval(values) for critic, values in earned.items()},
         "by_seed": earned,
         "difference": seed_interval(earned["shared"] - earned["own"]),
-        "env_steps_of_each_seed": config.chunks * steps,
+        "env_steps_of_each_seed": config.chunks * config.products.n_envs * config.products.n_steps,
         "settings": {"tried": config.settings, "chosen": chosen, "search": scores},
-    }, panel
+    }
 
 
 def desk_on_fresh_episodes(policies: Any, params: Any, key: jax.Array, episodes: int) -> dict[str, jax.Array]:
@@ -200,7 +195,7 @@ def desk_on_fresh_episodes(policies: Any, params: Any, key: jax.Array, episodes:
     }
 
 
-def compare_desks(config: CoordinationConfig, folder: Path) -> tuple[dict[str, Any], list[Panel]]:
+def compare_desks(config: CoordinationConfig, folder: Path) -> dict[str, Any]:
     """What desks trained together and apart come to, how they differ seed by seed, and what is known to be best."""
     trained, config_desk = {}, dataclasses.replace(config, chunks=config.desk_chunks)
     desks = {"together": Desk(), "alpha apart": Desk(execution="twap"), "execution apart": Desk(alpha="random")}
@@ -227,36 +222,20 @@ def compare_desks(config: CoordinationConfig, folder: Path) -> tuple[dict[str, A
         "best_linear_alpha_with_equal_slices": _known(expected(twap, DESK)),
         "garleanu_pedersen": _known(expected_of_rule(*garleanu_pedersen(DESK), DESK)),
     }
-    n_steps = config.desk.n_envs * config.desk.n_steps
-    slices = Desk().n_parents * n_slices
-    curves = {
-        name: read_curves(folder / "metrics.jsonl", f"desk {name}", "alpha.episode_return") / slices
-        for name in ("together", "alpha apart")
-    }
-    marks = {
-        "best linear desk": known["best_linear_desk"]["reward"],
-        "best alpha with equal slices": known["best_linear_alpha_with_equal_slices"]["reward"],
-    }
-    done = {name: result["done"].T for name, result in results.items()}
-    panels = [
-        Panel("A desk of alpha and execution", "reward of a slice", curves, n_steps, marks),
-        Panel("How a parent is worked", "share done", done, 1, {}),
-    ]
     return {
         **{name: {m: seed_interval(result[m]) for m in measures} for name, result in results.items()},
         "by_seed": {name: {m: result[m] for m in measures} for name, result in results.items()},
         "difference": {m: seed_interval(results["together"][m] - results["apart"][m]) for m in measures},
-        "share_of_parent_done": {name: result["done"].mean(axis=0) for name, result in results.items()},
+        "share_of_parent_done": {name: result["done"] for name, result in results.items()},
         "known": known,
-        "env_steps_of_each_learner": config.desk_chunks * n_steps,
-    }, panels
+        "env_steps_of_each_learner": config.desk_chunks * config.desk.n_envs * config.desk.n_steps,
+    }
 
 
 def main(config: CoordinationConfig, folder: Path) -> tuple[Verdict, Mapping[str, Any]]:
     """Both comparisons."""
-    critics, panel = compare_critics(config, folder)
-    desks, panels = compare_desks(config, folder)
-    write_picture(folder / "learning_curves.html", [panel, *panels])
+    critics, desks = compare_critics(config, folder), compare_desks(config, folder)
+    draw(folder / "coordination.html", critics, desks)
     low, estimate, high = critics["difference"]
     better = {
         "shared_critic_earns_more": low > 0.0,
@@ -265,6 +244,58 @@ def main(config: CoordinationConfig, folder: Path) -> tuple[Verdict, Mapping[str
     }
     verdict = Verdict("coordination", estimate, (low, high), 0.0, all(better.values()))
     return verdict, {"better": better, "critics": critics, "desks": desks}
+
+
+def draw(path: Path, critics: Mapping[str, Any], desks: Mapping[str, Any]) -> None:
+    """Both comparisons seed by seed, and how desks work a parent."""
+    low, estimate, high = critics["difference"]
+    headline = (
+        f"A shared critic earns {100 * estimate:.1f} % of the bound more ({100 * low:.1f} to {100 * high:.1f}); "
+        f"a desk trained together misses {-desks['difference']['shortfall'][1]:.2f} less per unit of its parents."
+    )
+    desk = desks["by_seed"]
+    pairs = [
+        (critics["by_seed"], "own", "shared", "share of the bound", "Two products: what a pair of agents earns."),
+        (
+            {name: desk[name]["shortfall"] for name in desk},
+            "apart",
+            "together",
+            "price",
+            "The desk: shortfall per unit.",
+        ),
+        (
+            {name: desk[name]["information_ratio"] for name in desk},
+            "apart",
+            "together",
+            "mean over deviation of an episode",
+            "The desk: information ratio.",
+        ),
+    ]
+    plots = [
+        (paired(values, first, second, unit), f"{caption} A line joins a seed's two results.")
+        for values, first, second, unit, caption in pairs
+    ]
+    done, schedule = desks["share_of_parent_done"], desks["known"]["best_linear_desk"]["schedule"]
+    work = go.Figure()
+    for (name, seeds), colour in zip(done.items(), STRATEGY_COLOURS, strict=False):
+        for line in np.asarray(seeds):
+            work.add_scatter(y=line, showlegend=False, line={"color": translucent(colour, 0.3), "width": 1})
+        work.add_scatter(y=np.mean(seeds, axis=0), name=f"trained {name}", line={"color": colour, "width": 3})
+    best = np.concatenate([[0.0], np.cumsum(schedule)])
+    work.add_scatter(y=best, name="best linear desk", line={"color": "#1c2530", "width": 2, "dash": "dash"})
+    work.update_xaxes(title_text="slice").update_yaxes(title_text="share of the parent done")
+    plots.append((styled(work, 380, n_lines=3, top=40), "How a parent is worked; thin lines are seeds."))
+    write_picture(path, "Learning with regard to each other", headline, plots)
+
+
+def paired(values: Mapping[str, Any], first: str, second: str, unit: str) -> go.Figure:
+    """Two results of every seed, joined."""
+    figure = go.Figure()
+    for one, other in zip(values[first], values[second], strict=True):
+        colour = translucent(STRATEGY_COLOURS[0], 0.6)
+        figure.add_scatter(x=[first, second], y=[one, other], mode="lines+markers", line={"color": colour})
+    figure.update_yaxes(title_text=unit)
+    return styled(figure, 300, n_lines=0, top=20, hover="closest")
 
 
 def _key(config: CoordinationConfig, purpose: int) -> jax.Array:

@@ -40,7 +40,7 @@ def test_the_quick_form_ends_with_a_verdict_and_leaves_what_it_measured(tmp_path
     # The same episodes and seeds for both: a difference is that of the values by seed.
     by_seed = result["critics"]["by_seed"]
     np.testing.assert_allclose(np.mean(by_seed["shared"]) - np.mean(by_seed["own"]), estimate, rtol=1e-6, atol=1e-9)
-    assert (tmp_path / "learning_curves.html").stat().st_size > 10_000
+    assert (tmp_path / "coordination.html").stat().st_size > 10_000
 
 
 def test_a_setting_must_be_named():
