@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -121,7 +120,7 @@ def draw(path: Path, shares: np.ndarray, config: MertonProof, verdict: Verdict) 
     """Every seed's share in every market beside the best one, and its relative error."""
     best, mean = best_shares(config), shares.mean(-1)
     names = [
-        f"μ {d:g}, σ {v:g}, γ {g:g}"
+        f"μ {d:g}<br>σ {v:g}<br>γ {g:g}"
         for d, v, g in zip(config.drift, config.volatility, config.risk_aversion, strict=True)
     ]
     plot = make_subplots(1, 2, horizontal_spacing=0.1)
@@ -133,6 +132,7 @@ def draw(path: Path, shares: np.ndarray, config: MertonProof, verdict: Verdict) 
     error = 100 * (mean / best - 1.0)
     plot.add_scatter(x=[names[i] for i in every], y=error.ravel(), showlegend=False, **seeds, row=1, col=2)
     plot.add_hrect(y0=-100 * TARGET, y1=100 * TARGET, fillcolor="#2f8f5b", opacity=0.1, line_width=0, row=1, col=2)
+    plot.update_xaxes(tickangle=0)
     plot.update_yaxes(title_text="share of wealth in the risky asset", row=1, col=1)
     plot.update_yaxes(title_text="relative error [%]", row=1, col=2)
     write_picture(
@@ -142,7 +142,7 @@ def draw(path: Path, shares: np.ndarray, config: MertonProof, verdict: Verdict) 
         f"at most {TARGET:.0%} was asked for.",
         [
             (
-                styled(go.Figure(plot), 440, n_lines=2, top=40, hover="closest"),
+                styled(plot, 440, n_lines=2, top=40, hover="closest").update_layout(margin_b=72),
                 "Each point is a trained agent without exploration, mean over an episode's steps. Shaded: the target.",
             )
         ],
