@@ -20,7 +20,7 @@ from flax import struct
 from marljax.envs.environment import Box, Environment, Step
 from marljax.envs.replay import target_position
 from marljax.market.slippage import Account, CostModel, Tape, trade
-from marljax.portfolio.guardrails import Limits
+from marljax.portfolio.guardrails import Intervention, Limits
 from marljax.portfolio.market_state import Blocks, MarketState
 from marljax.portfolio.meta_controller import TrackRecord, allocate, observation_size, observe
 
@@ -82,7 +82,48 @@ class BlockRows:
     active: jax.Array  # bool[R]
     net: jax.Array  # float32[R, P] currency, each account's net after the row
     position: jax.Array  # int32[R, P] lots held into the next row
-    signal: jax.Array  # float32[R, P] the agents' target fractions
+    exerted: jax.Array  # float32[R, P] sum of the absolute signals (target fractions) of the block's rows so far
+
+
+def observe_products(world: World, accounts: Account, lots: jax.Array, time: jax.Array) -> jax.Array:
+    """What product agents see, float32[P, F + 1]: the features of row `time`, and the position as a part of `lots`."""
+    held = accounts.position / jnp.maximum(jnp.abs(lots), 1.0)
+    return jnp.concatenate([world.features[:, time], jnp.clip(held, -2.0, 2.0)[:, None]], axis=-1)
+
+
+def trade_row(
+    key: jax.Array,
+    world: World,
+    accounts: Account,
+    lots: jax.Array,
+    time: jax.Array,
+    signal: jax.Array,
+    passive: jax.Array | bool = False,
+    hold: jax.Array | bool = False,
+) -> tuple[Account, jax.Array]:
+    """Trade every product toward its agent's `signal` at row `time`.
+
+    Args:
+        key: for the latencies.
+        world: what is traded on.
+        accounts: leaves [P].
+        lots: float32[P] position that a full signal means.
+        time: int32[] row.
+        signal: float32[P] target fractions of `lots`; NaN keeps the position.
+        passive: bool[] trade whatever the rows are marked, and toward any other position.
+        hold: bool[] keep the positions, whatever the signal.
+
+    Returns:
+        The accounts at the next row, and what each earned net of costs, float32[P] currency.
+    """
+    band = jnp.where(passive, 0.0, world.no_trade_band)
+    wanted = jax.vmap(target_position, (0, 0, 0, None))(signal, accounts.position, lots, band)
+    wanted = jnp.where(hold, accounts.position, wanted)
+    flat = (world.flat[time] & ~jnp.asarray(passive)) | world.last[time]
+    keys = jax.random.split(key, lots.shape[0])
+    return jax.vmap(trade, (0, 0, 0, 0, None, 0))(
+        keys, accounts, jnp.where(flat, 0, wanted), world.tape, time, world.costs
+    )
 
 
 def trade_block(
@@ -111,28 +152,24 @@ def trade_block(
     """
     n_products = lots.shape[0]
 
-    def row(accounts: Account, xs: tuple[jax.Array, jax.Array]) -> tuple[Account, BlockRows]:
-        i, key = xs
+    def row(carry: tuple[Account, jax.Array], xs: tuple[jax.Array, jax.Array]) -> tuple[Any, BlockRows]:
+        (accounts, exerted), (i, key) = carry, xs
         time = start + jnp.minimum(i, length - 1)
-        held = accounts.position / jnp.maximum(jnp.abs(lots), 1.0)
-        obs = jnp.concatenate([world.features[:, time], jnp.clip(held, -2.0, 2.0)[:, None]], axis=-1)
+        obs = observe_products(world, accounts, lots, time)
         action, _ = jax.vmap(policy.apply, (0, 0, None, None, None))(
             world.policies, obs, policy.init_carry(), key, True
         )
         signal = jnp.where(passive, 1.0, action[:, 0])
-        band = jnp.where(passive, 0.0, world.no_trade_band)
-        wanted = jax.vmap(target_position, (0, 0, 0, None))(signal, accounts.position, lots, band)
-        wanted = jnp.where(passive & (i > 0), accounts.position, wanted)
-        flat = (world.flat[time] & ~jnp.asarray(passive)) | world.last[time]
-        target = jnp.where(flat, 0, wanted)
-        keys = jax.random.split(key, n_products)
-        traded, _ = jax.vmap(trade, (0, 0, 0, 0, None, 0))(keys, accounts, target, world.tape, time, world.costs)
+        traded, _ = trade_row(key, world, accounts, lots, time, signal, passive, hold=jnp.asarray(passive) & (i > 0))
         active = i < length
         accounts = jax.tree.map(lambda new, old: jnp.where(active, new, old), traded, accounts)
+        exerted = exerted + jnp.where(active, jnp.abs(signal), 0.0)
         net = jax.vmap(Account.net)(accounts, world.costs.tick_value)
-        return accounts, BlockRows(active, net, accounts.position, signal)
+        return (accounts, exerted), BlockRows(active, net, accounts.position, exerted)
 
-    return jax.lax.scan(row, accounts, (jnp.arange(n_rows), jax.random.split(key, n_rows)))
+    xs = jnp.arange(n_rows), jax.random.split(key, n_rows)
+    (accounts, _), rows = jax.lax.scan(row, (accounts, jnp.zeros(n_products)), xs)
+    return accounts, rows
 
 
 def lot_values(time: jax.Array, world: World) -> jax.Array:
@@ -186,16 +223,34 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         )
 
     def step_env(self, key: jax.Array, state: PortfolioState, action: jax.Array, params: PortfolioParams) -> Step:
-        base = params.market.base[state.block]
-        weights, asked, intervention = allocate(jnp.clip(action, -1.0, 1.0), base, params.tilt, params.limits)
+        weights, asked, intervention = self.allocate(state, action, params)
         state, _, portfolio_return = self.run_block(key, state, weights, params)
+        state, reward, terminated, truncated = self.judge(state, portfolio_return, params)
+        info = {"asked": asked, "granted": weights, "intervention": intervention, "return": portfolio_return}
+        return self.observe(state, params), state, reward, terminated, truncated, info
+
+    def allocate(
+        self, state: PortfolioState, action: jax.Array, params: PortfolioParams
+    ) -> tuple[jax.Array, jax.Array, Intervention]:
+        """What an action grants and asks for in the state's block; see `meta_controller.allocate`."""
+        base = params.market.base[state.block]
+        return allocate(jnp.clip(action, -1.0, 1.0), base, params.tilt, params.limits)
+
+    def lots(self, state: PortfolioState, weights: jax.Array, params: PortfolioParams) -> jax.Array:
+        """float32[P] the position that a full signal means in the state's block under `weights`."""
+        value = lot_values(params.blocks.start[state.block], params.world)
+        return weights * jnp.maximum(state.equity, 0.0) / value
+
+    def judge(
+        self, state: PortfolioState, portfolio_return: jax.Array, params: PortfolioParams
+    ) -> tuple[PortfolioState, jax.Array, jax.Array, jax.Array]:
+        """From a block's end to the next one: (state, reward float32[], terminated bool[], truncated bool[])."""
         state = dataclasses.replace(state, block=jnp.minimum(state.block + 1, params.blocks.start.shape[0] - 1))
         log_return = jnp.log1p(jnp.maximum(portfolio_return, -0.99)) / params.reward_scale
         reward = log_return - 0.5 * params.risk_aversion * log_return**2
         terminated = 1.0 - state.equity / state.peak > params.max_drawdown
         truncated = (state.elapsed >= self.episode_blocks) & ~terminated
-        info = {"asked": asked, "granted": weights, "intervention": intervention, "return": portfolio_return}
-        return self.observe(state, params), state, reward, terminated, truncated, info
+        return state, reward, terminated, truncated
 
     def run_block(
         self,
@@ -213,20 +268,34 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         Returns the state, the block's rows and the portfolio's simple return, float32[].
         """
         start, length = params.blocks.start[state.block], params.blocks.length[state.block]
-        wanted = weights * jnp.maximum(state.equity, 0.0) / lot_values(start, params.world)
-        lots = jnp.where(hold, state.accounts.position, wanted)
-        tick_value = params.world.costs.tick_value
-        before = jax.vmap(Account.net)(state.accounts, tick_value)
+        lots = jnp.where(hold, state.accounts.position, self.lots(state, weights, params))
         accounts, rows = trade_block(
             key, self.policy, params.world, state.accounts, lots, start, length, self.rows_per_block, passive
         )
+        state, portfolio_return = self.settle(state, accounts, weights, rows.exerted[-1], params)
+        return state, rows, portfolio_return
+
+    def settle(
+        self,
+        state: PortfolioState,
+        accounts: Account,
+        weights: jax.Array,
+        exerted: jax.Array,
+        params: PortfolioParams,
+    ) -> tuple[PortfolioState, jax.Array]:
+        """Close the state's block, which was traded under `weights` and led to `accounts`.
+
+        `exerted` is float32[P], the sum of each agent's absolute signals over the block's rows. Returns the state and
+        the portfolio's simple return, float32[].
+        """
+        tick_value = params.world.costs.tick_value
+        before = jax.vmap(Account.net)(state.accounts, tick_value)
         after = jax.vmap(Account.net)(accounts, tick_value)
         allocated = jnp.maximum(jnp.abs(weights) * state.equity, 1e-6 * params.capital)
-        confidence = jnp.sum(jnp.where(rows.active[:, None], jnp.abs(rows.signal), 0.0), axis=0) / length
         record = state.record.update(
             (after - before) / allocated,
             (accounts.traded - state.accounts.traded) / allocated,
-            confidence,
+            exerted / params.blocks.length[state.block],
             params.record_decay,
         )
         equity = params.capital + jnp.sum(after)
@@ -240,4 +309,4 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
             equity=equity,
             peak=jnp.maximum(state.peak, equity),
         )
-        return state, rows, portfolio_return
+        return state, portfolio_return

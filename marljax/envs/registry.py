@@ -8,6 +8,7 @@ from marljax.envs.controlled.merton import Merton
 from marljax.envs.controlled.simple_spread import SimpleSpread
 from marljax.envs.controlled.two_products import TwoProducts
 from marljax.envs.environment import Environment
+from marljax.envs.joint_portfolio import JointPortfolioEnv
 from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.portfolio import PortfolioEnv
 from marljax.envs.quoting import QuotingEnv
@@ -17,6 +18,7 @@ ENVIRONMENTS: dict[str, type[Environment]] = {
     "replay": ReplayEnv,
     "quoting": QuotingEnv,
     "portfolio": PortfolioEnv,
+    "joint portfolio": JointPortfolioEnv,
     "order book": OrderBookEnv,
     "cart pole": CartPole,
     "simple spread": SimpleSpread,

@@ -1,4 +1,4 @@
-"""From rows and trained policies to the meta-controller's env: what `PortfolioParams` is made of, done once."""
+"""From rows and trained policies to the worlds of whole portfolios: what their params are made of, done once."""
 
 import dataclasses
 from typing import Any
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from marljax.data.schema import InputError, MarketData
+from marljax.envs.joint_portfolio import JointParams
 from marljax.envs.portfolio import PortfolioParams, World
-from marljax.envs.tapes import Rows, check_countable, check_positive, tape
+from marljax.envs.tapes import Rows, TradingConfig, check_countable, check_positive, tape
 from marljax.market.slippage import CostModel
 from marljax.portfolio.guardrails import limits
 from marljax.portfolio.market_state import Blocks, MarketState, cut_blocks, market_state, row_returns
@@ -132,6 +133,21 @@ def portfolio_params(
         reward_scale=jnp.float32(equal_weight),
         risk_aversion=jnp.float32(config.risk_aversion),
         max_drawdown=jnp.float32(config.max_drawdown),
+    )
+
+
+def joint_params(portfolio: PortfolioParams, trading: TradingConfig, portfolio_weight: float) -> JointParams:
+    """Params of the env in which product agents and the meta-controller learn together.
+
+    Product agents earn what `trading` says, as where they learned alone, and `portfolio_weight` [reward per standard
+    deviation of an equally weighted portfolio in one row] of what all of them earn.
+    """
+    weights = trading.rewards.weights(inventory=trading.risk_aversion)
+    n_products = portfolio.typical_volatility.shape[0]
+    return JointParams(
+        portfolio=portfolio,
+        rewards=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_products,)), weights),
+        portfolio_weight=jnp.float32(portfolio_weight),
     )
 
 

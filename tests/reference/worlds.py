@@ -1,5 +1,6 @@
 """Small instances of every registered env, ready to step."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from marljax.envs.controlled.merton import Merton, MertonParams
 from marljax.envs.controlled.simple_spread import SimpleSpread, SimpleSpreadParams
 from marljax.envs.controlled.two_products import TwoProducts, TwoProductsParams
 from marljax.envs.environment import Environment
+from marljax.envs.joint_portfolio import JointParams, JointPortfolioEnv
 from marljax.envs.opening import order_book_params, run_in
 from marljax.envs.order_book import OrderBookEnv
 from marljax.envs.order_book_types import OrderBookConfig, OrderBookParams
@@ -34,7 +36,7 @@ from marljax.envs.tapes import (
     position_limits,
     replay_params,
 )
-from marljax.envs.worlds import AllocationConfig, portfolio_params
+from marljax.envs.worlds import AllocationConfig, joint_params, portfolio_params
 from marljax.lob.flows import zero_intelligence
 from tests.reference.books import random_market
 
@@ -53,8 +55,8 @@ def policies(n_products: int, seed: int = 0, boldness: float = 30.0) -> Any:
     """Untrained product agents, leaves [P, ...], their last layer enlarged so that they trade."""
     keys = jax.random.split(jax.random.key(seed), n_products)
     params = jax.vmap(lambda key: POLICY.init(key, N_FEATURES + 1))(keys)
-    *hidden, last = params
-    return (*hidden, jax.tree.map(lambda x: boldness * x, last))
+    *hidden, last = params.network
+    return params.replace(network=(*hidden, jax.tree.map(lambda x: boldness * x, last)))
 
 
 def portfolio(
@@ -77,6 +79,15 @@ def portfolio(
         episode_blocks=env.episode_blocks,
     )
     return env, params
+
+
+def joint_portfolio(
+    data: MarketData, trading: TradingConfig | None = None, weight: float = 0.5, **settings: Any
+) -> tuple[JointPortfolioEnv, JointParams]:
+    """The env in which the agents of `portfolio` and its meta-controller learn together."""
+    env, params = portfolio(data, **settings)
+    env = dataclasses.replace(env, episode_blocks=3)
+    return JointPortfolioEnv(env), joint_params(params, trading or TradingConfig(), weight)
 
 
 def replay() -> tuple[Environment, Any]:
@@ -120,6 +131,7 @@ INSTANCES = {
     "replay": replay,
     "quoting": quoting,
     "portfolio": lambda: portfolio(random_market(n_products=3)),
+    "joint portfolio": lambda: joint_portfolio(random_market(n_products=3)),
     "order book": order_book,
     "cart pole": lambda: (CartPole(episode_steps=15), CartPoleParams()),
     "simple spread": lambda: (SimpleSpread(), SimpleSpreadParams()),
