@@ -18,11 +18,9 @@ from typing import Any
 import jax
 from replay_env import benchmark_params
 
-from marljax.agents.learner import Learner, jit_update
-from marljax.agents.ppo import PPO
-from marljax.agents.ppo_config import PPOConfig
-from marljax.agents.sac import SAC, SACConfig
+from marljax.agents import PPO, SAC, Learner, PPOConfig, SACConfig, jit_update
 from marljax.envs.controlled.cart_pole import CartPole, CartPoleParams
+from marljax.envs.controlled.simple_spread import SimpleSpread, SimpleSpreadParams
 from marljax.envs.replay import ReplayEnv
 
 
@@ -64,11 +62,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repeats; ends within a minute")
     repeats = 10 if parser.parse_args().quick else 50
     replay, market = ReplayEnv(), benchmark_params(n_levels=10, n_features=40)
+    navigation = SimpleSpread(), SimpleSpreadParams()
     results = [
+        measure("PPO, CartPole", PPO(CartPole(), PPOConfig()), CartPoleParams(), 0, repeats),
         measure("PPO, continuous CartPole", PPO(CartPole(continuous=True), PPOConfig()), CartPoleParams(), 0, repeats),
         measure("PPO, replay env, 10 levels, 40 features", PPO(replay, PPOConfig()), market, 0, repeats),
         measure("PPO, replay env, 5 products under vmap", PPO(replay, PPOConfig()), market, 5, repeats),
+        measure("independent PPO, simple_spread, 3 agents", PPO(navigation[0], PPOConfig()), navigation[1], 0, repeats),
+        measure("the same, shared critic", PPO(navigation[0], PPOConfig(critic="shared")), navigation[1], 0, repeats),
+        measure("PPO, GRU, replay env", PPO(replay, PPOConfig(network="gru")), market, 0, repeats),
         measure("SAC, replay env, 10 levels, 40 features", SAC(replay, SACConfig()), market, 0, repeats),
+        measure("SAC, prioritised replay", SAC(replay, SACConfig(replay="prioritised")), market, 0, repeats),
     ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = jax.devices()[0].device_kind

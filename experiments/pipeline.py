@@ -4,8 +4,8 @@
     python experiments/pipeline.py --preset demo --data.source lobster --data.path GOOG.zip AAPL.zip
 
 Stages: data (read and clean), features, generator (conditional WGAN-GP), agents (PPO and SAC for each product, given
-equal chances and chosen on validation data), meta (the meta-controller), backtest (held-out rows only, net of all
-costs) and report. Each keeps its artefact in the run's folder under a hash of all it depends on: a second run, and one
+equal chances and chosen on validation data), meta (the meta-controller), joint (all of them tuned together), backtest
+(held-out rows only, net of all costs) and report. Each keeps its artefact in the run's folder under a hash of all it depends on: a second run, and one
 that was interrupted, computes what is missing and ends with the same numbers.
 """
 
@@ -39,13 +39,14 @@ from marljax.serving import TrainedPolicy
 from stages.agents import AgentsConfig, Trading, agents_stage, stored_policy
 from stages.evaluation import BacktestConfig, backtest_stage
 from stages.generator import SyntheticConfig, generator_stage, synthetic_rows
-from stages.market import DataConfig, check_market, data_stage, features_stage
+from stages.joint import META, PRODUCT, JointConfig, joint_stage, stored_agents
+from stages.market import DataConfig, Market, check_market, data_stage, features_stage
 from stages.meta import MetaConfig, Portfolio, meta_stage
 from stages.report import report_stage
 from stages.training import SearchConfig
 
-StageName = Literal["data", "features", "generator", "agents", "meta", "backtest", "report"]
-STAGES: tuple[StageName, ...] = ("data", "features", "generator", "agents", "meta", "backtest", "report")
+StageName = Literal["data", "features", "generator", "agents", "meta", "joint", "backtest", "report"]
+STAGES: tuple[StageName, ...] = ("data", "features", "generator", "agents", "meta", "joint", "backtest", "report")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ class PipelineConfig:
     agents: AgentsConfig = AgentsConfig()
     allocation: AllocationConfig = AllocationConfig()
     meta: MetaConfig = MetaConfig()
+    joint: JointConfig = JointConfig()
     backtest: BacktestConfig = BacktestConfig()
 
     def __post_init__(self) -> None:
@@ -80,6 +82,8 @@ class PipelineConfig:
             raise InputError(f"seed must lie within 0 and 2**32 - 1, got {self.seed}")
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError("--run-dir names a file, not a folder", file=self.folder)
+        if self.joint.chunks:
+            self.joint.ppo(self.agents.ppo, self.meta.ppo)
 
     @property
     def folder(self) -> Path:
@@ -95,8 +99,11 @@ def _presets() -> dict[str, PipelineConfig]:
         synthetic=SyntheticConfig(sessions=16),
         # Untrained agents would sit inside the usual band, and a smoke run is to show that orders flow.
         trading=TradingConfig(no_trade_band=0.05),
-        agents=dataclasses.replace(demo.agents, env_steps=16_384, search=SearchConfig(trials=2, env_steps=4_096)),
+        agents=dataclasses.replace(
+            demo.agents, env_steps=16_384, evaluate_every=0, search=SearchConfig(trials=2, env_steps=4_096)
+        ),
         meta=dataclasses.replace(demo.meta, seeds=1, chunks=2),
+        joint=dataclasses.replace(demo.joint, seeds=1, chunks=2, critic_chunks=1, replications=2, resamples=500),
         backtest=BacktestConfig(replications=2, resamples=500),
     )
     full = dataclasses.replace(
@@ -105,9 +112,14 @@ def _presets() -> dict[str, PipelineConfig]:
         generator=dataclasses.replace(demo.generator, chunks=200),
         synthetic=SyntheticConfig(sessions=512),
         agents=dataclasses.replace(
-            demo.agents, seeds=8, env_steps=4_096_000, search=SearchConfig(trials=16, env_steps=819_200)
+            demo.agents,
+            seeds=8,
+            env_steps=4_096_000,
+            evaluate_every=50,
+            search=SearchConfig(trials=16, env_steps=819_200),
         ),
         meta=dataclasses.replace(demo.meta, seeds=8, chunks=200),
+        joint=dataclasses.replace(demo.joint, seeds=8, chunks=120, critic_chunks=20, replications=16, resamples=2000),
         backtest=BacktestConfig(replications=32, resamples=5000),
     )
     return {"smoke": smoke, "demo": demo, "full": full}
@@ -186,9 +198,7 @@ def main(config: PipelineConfig) -> None:
         metrics_path=metrics,
     )
     policies = stored_policy(done["agents"], config.agents.policy, len(market.feature_names) + 1)
-    for p, product in enumerate(market.data.products):
-        own = TrainedPolicy(config.agents.policy, jax.tree.map(lambda x, p=p: x[p], policies))
-        own.save(folder / "policies" / re.sub(r"[^\w.-]+", "_", product.name))
+    _save_policies(folder, market, config, policies)
     if not wanted("meta"):
         return
     upstream["agents"] = done["agents"].key
@@ -210,20 +220,44 @@ def main(config: PipelineConfig) -> None:
         seed=config.seed,
         metrics_path=metrics,
     )
-    trials = done["agents"].value.metadata["trials"] + done["meta"].value.metadata["trials"]
+    n_products = market.data.n_products
+    chosen = {
+        PRODUCT: policies,
+        META: stored_policy(done["meta"], config.meta.network(n_products), observation_size(n_products)),
+    }
+    upstream["meta"] = done["meta"].key
+    if wanted("joint") and config.joint.chunks:
+        done["joint"] = joint_stage(
+            cache,
+            upstream,
+            portfolio,
+            chosen,
+            config.agents,
+            config.meta,
+            config.trading,
+            config.joint,
+            blocks_per_year=blocks_per_year,
+            seed=config.seed,
+            metrics_path=metrics,
+        )
+        chosen = stored_agents(done["joint"], chosen)
+        upstream["joint"] = done["joint"].key
+        portfolio = dataclasses.replace(portfolio, policies=chosen[PRODUCT])
+        _save_policies(folder, market, config, chosen[PRODUCT])
+    trials = [
+        row for name in ("agents", "meta", "joint") if name in done for row in done[name].value.metadata["trials"]
+    ]
     # What was only tried on generated sessions stands among the trials, and is no trial of real data.
     tried = done["agents"].value.metadata["search"] + trials
     write_atomic(folder / "trials.jsonl", "".join(f"{canonical_json(trial)}\n" for trial in tried).encode())
     if not wanted("backtest"):
         return
-    upstream["meta"] = done["meta"].key
-    n_products = market.data.n_products
     done["backtest"] = backtest_stage(
         cache,
         upstream,
         portfolio,
         config.meta,
-        stored_policy(done["meta"], config.meta.network(n_products), observation_size(n_products)),
+        chosen[META],
         config.backtest,
         trials,
         blocks_per_year=blocks_per_year,
@@ -232,6 +266,13 @@ def main(config: PipelineConfig) -> None:
     if not wanted("report"):
         return
     report_stage(folder, config, market, done, blocks_per_year, shlex.join(["python", *sys.argv]))
+
+
+def _save_policies(folder: Path, market: Market, config: PipelineConfig, policies: Any) -> None:
+    """Each product's agent, to be loaded by itself; `policies` has leaves [P, ...]."""
+    for p, product in enumerate(market.data.products):
+        own = TrainedPolicy(config.agents.policy, jax.tree.map(lambda x, p=p: x[p], policies))
+        own.save(folder / "policies" / re.sub(r"[^\w.-]+", "_", product.name))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ result.json of its folder, beside the configuration, the learning curves of ever
 """
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -16,12 +17,14 @@ import jax
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import command
+import marljax
 from marljax.agents.learner import CAUSES, Learner
 from marljax.data.limits import require, require_counts, require_not_negative
-from marljax.runtime.artefacts import jsonable, write_json
+from marljax.runtime.artefacts import canonical_json, jsonable, write_json
 from marljax.runtime.config import to_json
 from marljax.runtime.devices import describe_device
 from marljax.runtime.progress import run_chunks
+from marljax.runtime.stages import hash_sources
 
 ProofT = TypeVar("ProofT", bound="ProofConfig")
 
@@ -118,12 +121,19 @@ def train_seeds(
         config.chunks,
         operands=(env_params,),
         name=name,
-        checkpoint_dir=folder / "checkpoints" / name,
+        checkpoint_dir=folder / "checkpoints" / _fingerprint(config) / name,
         metrics_path=folder / "metrics.jsonl",
         steps_per_chunk=learner.steps_per_chunk * keys.size,
         show=show,
         causes=CAUSES,
     ).runner
+
+
+def _fingerprint(config: ProofConfig) -> str:
+    """Of everything that agents depend on: other settings, or other code, begin anew in the same folder."""
+    settings = to_json(dataclasses.replace(config, run_dir=None))
+    code = hash_sources([Path(marljax.__file__).parent, Path(__file__).parent])
+    return hashlib.sha256(f"{canonical_json(settings)}{code}{jax.__version__}".encode()).hexdigest()[:16]
 
 
 def _number(name: str) -> int:

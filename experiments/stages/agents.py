@@ -1,6 +1,7 @@
 """Stage `agents`: PPO and SAC for every product and seed, given equal chances, and the choice on validation data."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.sac import SAC, SACConfig
 from marljax.agents.selection import SelectionConfig, select, sharpe
-from marljax.data.limits import require_counts
+from marljax.data.limits import require_counts, require_not_negative
 from marljax.data.schema import InputError
 from marljax.envs.replay import ReplayEnv
 from marljax.envs.tapes import (
@@ -32,7 +33,7 @@ from marljax.market.slippage import CostModel
 from marljax.runtime.artefacts import named_leaves
 from marljax.runtime.stages import Artefact, Stage, StageCache
 from stages.market import Market
-from stages.training import CurriculumConfig, SearchConfig, chunks, search, train, worlds
+from stages.training import CurriculumConfig, Evaluation, SearchConfig, chunks, search, train, worlds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,8 @@ class AgentsConfig:
     """Length of a training episode [steps]."""
     env_steps: int = 614_400
     """Env steps that every agent learns from, whichever its algorithm [steps]."""
+    evaluate_every: int = 15
+    """Chunks between two evaluations on validation episodes, for the learning curves; 0 for none [count]."""
     search: SearchConfig = SearchConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     ppo: PPOConfig = PPOConfig(n_envs=32)
@@ -53,6 +56,7 @@ class AgentsConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "seeds", "episode_steps", "env_steps")
+        require_not_negative(self, "evaluate_every")
         if self.ppo.hidden != self.sac.hidden or self.ppo.network != "mlp":
             raise InputError(
                 "agents.ppo.hidden and agents.sac.hidden must agree and agents.ppo.network be mlp: both algorithms "
@@ -101,15 +105,15 @@ def agents_stage(
 
     def compute(checkpoints: Path) -> Artefact:
         env = ReplayEnv(config.episode_steps)
-        params = replay_params(
-            market.training_rows(),
+        of_rows = partial(
+            replay_params,
             costs=trading.costs,
             max_position=trading.max_position,
             trading=trading_config,
             episode_steps=config.episode_steps,
-            synthetic=synthetic,
-            synthetic_fraction=synthetic_fraction,
         )
+        params = of_rows(market.training_rows(), synthetic=synthetic, synthetic_fraction=synthetic_fraction)
+        shown = Evaluation(of_rows(market.part("validation")), config.evaluate_every, config.episode_steps, seed)
         learners: dict[str, Learner] = {"ppo": PPO(env, config.ppo), "sac": SAC(env, config.sac)}
         policies, validation, curves, tried = {}, {}, {}, []
         for i, (name, learner) in enumerate(learners.items()):
@@ -135,6 +139,7 @@ def agents_stage(
                 phases,
                 n_chunks,
                 config.seeds,
+                shown,
                 checkpoints,
                 metrics_path,
             )

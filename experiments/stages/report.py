@@ -179,12 +179,15 @@ def _learning(
 ) -> ri.Learning:
     curves = done["agents"].value.metadata["curves"]
     meta = done["meta"].value.metadata["curves"]
+    judged = all(len(curve["judged_steps"]) > 1 for curve in curves.values())
+    steps, value = ("judged_steps", "validation_return") if judged else ("env_steps", "reward")
     return ri.Learning(
         products=tuple(
-            ri.Curve(product, algorithm, np.array(curve["env_steps"]), np.array(curve["reward"])[..., p].mean(axis=1))
+            ri.Curve(product, algorithm, np.array(curve[steps]), np.array(curve[value])[..., p].mean(axis=1))
             for p, product in enumerate(products)
             for algorithm, curve in curves.items()
         ),
+        score="return of a validation episode" if judged else "reward per step",
         where=(
             f"first in calm generated sessions ({course.calm:.0%} of the time), then in wild ones at stressed costs "
             f"({course.stress:.0%}), then on the real training part, {synthetic:.0%} of the episodes there synthetic"

@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from marljax.agents.curriculum import Curriculum, curriculum, update
+from marljax.agents.evaluate import evaluator
 from marljax.agents.learner import CAUSES, Learner
+from marljax.agents.rollout import Metrics
 from marljax.agents.search import Range, sample, with_values
 from marljax.data.limits import require, require_counts, require_positive, require_shares
 from marljax.data.schema import InputError
-from marljax.envs.replay import ReplayParams
+from marljax.envs.replay import ReplayEnv, ReplayParams
 from marljax.envs.tapes import Rows
 from marljax.runtime.progress import Trained, run_chunks
 
@@ -29,6 +31,9 @@ RANGES = {
     "sac": {"learning_rate": Range(1e-4, 3e-3, log=True), "target_entropy": Range(-2.0, 0.0)},
 }
 """Two hyperparameters of each algorithm, the most telling ones, so that neither is searched better than the other."""
+
+_EPISODES = 32
+"""Validation episodes per evaluation."""
 
 Values = dict[str, jax.Array]
 
@@ -70,6 +75,25 @@ class CurriculumConfig:
     def shares(self) -> tuple[float, float, float]:
         """Of calm, stress and real."""
         return self.calm, self.stress, 1.0 - self.calm - self.stress
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Episodes of the validation part, with keys of their own, that are played while agents learn."""
+
+    params: ReplayParams
+    """Of the validation part, leaves [P, ...]."""
+    every: int
+    """Chunks between two of them, 0 for none [count]."""
+    episode_steps: int
+    """[steps]"""
+    seed: int
+
+    def of(self, learner: Learner) -> Callable[[Any, Any], Metrics]:
+        """What `run_chunks` adds to its metrics, of one agent."""
+        key = jax.random.fold_in(jax.random.key(self.seed), 7)
+        env = ReplayEnv(self.episode_steps)
+        return evaluator(env, learner, key, n_episodes=_EPISODES, max_steps=self.episode_steps)
 
 
 def search(
@@ -128,6 +152,7 @@ def train(
     stages: Curriculum,
     n_chunks: int,
     n_seeds: int,
+    evaluation: Evaluation,
     folder: Path,
     metrics_path: Path,
 ) -> tuple[Any, dict[str, list]]:
@@ -138,10 +163,15 @@ def train(
     n_products = params.max_position.shape[0]
     keys = jax.random.split(key, (n_seeds, n_products))
     values = {one: jnp.broadcast_to(x, (n_seeds, n_products)) for one, x in values.items()}
-    trained = _learn(name, learner, values, keys, params, stages, n_chunks, folder, metrics_path, strict=True)
+    trained = _learn(
+        name, learner, values, keys, params, stages, n_chunks, folder, metrics_path, strict=True, evaluation=evaluation
+    )
+    judged = [row for row in trained.rows if "deterministic_return" in row]
     curves = {
         "env_steps": [row["chunk"] * learner.steps_per_chunk for row in trained.rows],
         "reward": [row["reward"] for row in trained.rows],
+        "judged_steps": [row["chunk"] * learner.steps_per_chunk for row in judged],
+        "validation_return": [row["deterministic_return"] for row in judged],
     }
     return jax.vmap(jax.vmap(learner.policy_params))(trained.runner), curves
 
@@ -157,6 +187,7 @@ def _learn(
     folder: Path,
     metrics_path: Path,
     strict: bool,
+    evaluation: "Evaluation | None" = None,
 ) -> Trained:
     """Agents from keys [L, P] with hyperparameters float32[L, P], side by side; a search and a training of as many are
     one program. Unless `strict`, an agent that diverged goes on from its last good state."""
@@ -168,6 +199,10 @@ def _learn(
         runner, metrics = update(with_values(learner, values), runner, params, stages)
         undone = metrics["diverged"]
         return runner, metrics | {"diverged": undone * strict, "undone": undone}
+
+    def judge(runners: Any, *_: Any) -> Metrics:
+        assert evaluation is not None
+        return jax.vmap(jax.vmap(evaluation.of(learner)), in_axes=(0, None))(runners, evaluation.params)
 
     return run_chunks(
         jax.vmap(jax.vmap(step, in_axes=(0, 0, 0, 0, None)), in_axes=(0, 0, None, None, None)),
@@ -181,6 +216,8 @@ def _learn(
         steps_per_chunk=learner.steps_per_chunk * keys.size,
         show=("reward", "absolute_action"),
         causes=CAUSES,
+        evaluate=judge if evaluation is not None and evaluation.every else None,
+        evaluate_every=evaluation.every if evaluation is not None and evaluation.every else 1,
     )
 
 

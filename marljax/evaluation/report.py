@@ -209,10 +209,12 @@ def _learning(inputs: ReportInputs) -> str:
     else:
         if inputs.learning.products:
             plot = figures.learning(inputs.learning.products, inputs.learning.score)
-            text = f"Every product's agents while they learn: {inputs.learning.score} {inputs.learning.where}."
+            text = (
+                f"Every product's agents while they learn: {inputs.learning.score}. They learn {inputs.learning.where}."
+            )
             parts.append(figure("learning", plot, text))
         if inputs.learning.meta:
-            plot = figures.learning(inputs.learning.meta, inputs.learning.score)
+            plot = figures.learning(inputs.learning.meta, "reward per step")
             text = "The meta-controller, which divides capital among the product agents, on the real training part."
             parts.append(figure("meta", plot, text))
     if inputs.selection:

@@ -96,7 +96,7 @@ class Learning:
     score: str = "reward per step"
     """What the curves show, in a few words."""
     where: str = "on the training part"
-    """Which data it was scored on."""
+    """Which data product agents learn on, as the end of a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)

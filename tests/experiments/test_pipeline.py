@@ -25,6 +25,7 @@ TINY = [
     "--agents.seeds=2",
     "--agents.episode-steps=32",
     "--agents.env-steps=384",
+    "--agents.evaluate-every=2",
     "--agents.search.trials=2",
     "--agents.search.env-steps=128",
     "--agents.ppo.n-envs=4",
@@ -132,6 +133,14 @@ def test_agents_learn_in_calm_then_stress_then_real_markets(finished):
         assert phases[-1] == 2.0
 
 
+def test_agents_are_evaluated_on_validation_episodes_while_they_learn(finished):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    for name in ("ppo", "sac"):
+        judged = [row["chunk"] for row in rows if row["stage"] == name and "deterministic_return" in row]
+        assert judged == [2, 3], "every second chunk and the last"
+    assert "return of a validation episode" in (finished / "report.html").read_text()
+
+
 def test_the_chosen_agents_can_be_loaded_and_act(finished):
     for product in ("ALDER", "GROVE"):
         agent = TrainedPolicy.load(finished / "policies" / product)
@@ -184,7 +193,7 @@ def interrupt(run_dir: Path, books: Path, when: str, number: signal.Signals) -> 
     return process.wait(timeout=300)
 
 
-@pytest.mark.parametrize("when", ["[sac] chunk 1/2", "[meta] chunk 1/2"])
+@pytest.mark.parametrize("when", ["[sac] chunk 1/3", "[meta] chunk 1/2"])
 def test_killed_at_any_moment_a_rerun_ends_with_the_same_numbers(finished, books, tmp_path, when):
     folder = tmp_path / "run"
     assert interrupt(folder, books, when, signal.SIGKILL) == -signal.SIGKILL
