@@ -4,9 +4,10 @@
     python experiments/pipeline.py --preset demo --data.source lobster --data.path GOOG.zip AAPL.zip
 
 Stages: data (read and clean), features, generator (conditional WGAN-GP), agents (PPO and SAC for each product, given
-equal chances and chosen on validation data), meta (the meta-controller), joint (all of them tuned together), backtest
-(held-out rows only, net of all costs) and report. Each keeps its artefact in the run's folder under a hash of all it depends on: a second run, and one
-that was interrupted, computes what is missing and ends with the same numbers.
+equal chances and chosen on validation data), meta (the meta-controller), joint (all of them tuned together, which is
+kept where validation data establish that it is better), backtest (held-out rows only, net of all costs) and report.
+Each keeps its artefact in the run's folder under a hash of all it depends on: a second run, and one that was
+interrupted, computes what is missing and ends with the same numbers.
 """
 
 import dataclasses

@@ -60,7 +60,7 @@ class Portfolio:
         return portfolio_params(
             self.market.data,
             getattr(self.market.split, part),
-            self.market.part(part),
+            self.market.training_rows() if part == "train" else self.market.part(part),
             self.market.train,
             policies=self.policies,
             costs=self.trading.costs,

@@ -1,0 +1,236 @@
+"""Stage `joint`: the product agents and the meta-controller, each trained, are tuned together on the training part.
+
+All begin as they are, with fresh critics, and in the first updates the critics alone learn: one that knows nothing yet
+would unlearn what the policies know. The tuned agents take the place of the others only where the validation part
+establishes that they are better, and those were chosen on the same part: the comparison favours them.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marljax.agents.learner import CAUSES, choose
+from marljax.agents.policy import TanhGaussianPolicy
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig, PPORunner
+from marljax.agents.rollout import Metrics
+from marljax.agents.selection import sharpe
+from marljax.data.limits import require, require_counts, require_not_negative, require_positive
+from marljax.data.schema import InputError
+from marljax.envs.joint_portfolio import META, PRODUCT, JointParams, JointPortfolioEnv
+from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
+from marljax.envs.tapes import TradingConfig
+from marljax.envs.worlds import joint_params
+from marljax.evaluation.backtest import STRATEGIES, backtest
+from marljax.evaluation.statistics import difference
+from marljax.runtime.artefacts import named_leaves
+from marljax.runtime.progress import run_chunks
+from marljax.runtime.stages import Artefact, Stage, StageCache
+from stages.agents import AgentsConfig
+from stages.meta import MetaConfig, Portfolio
+
+Agents = dict[str, Any]
+"""Policies' params by role: of the product agents with leaves [P, ...], and of the meta-controller."""
+
+
+@dataclasses.dataclass(frozen=True)
+class JointConfig:
+    """How product agents and meta-controller are tuned together. All else is as in agents.ppo."""
+
+    seeds: int = 2
+    """Repetitions of the tuning, side by side; all are judged, and the best is taken if they are better [count]."""
+    chunks: int = 30
+    """Updates, each a rollout of n-envs x n-steps rows [count]; 0 leaves all agents as they are."""
+    critic_chunks: int = 6
+    """Of these, at the beginning, updates in which only the critics learn, at the rate of agents.ppo [count]."""
+    learning_rate: float = 3e-5
+    """Adam step size of the others [1]."""
+    n_envs: int = 16
+    """Portfolios traded side by side [count]."""
+    n_steps: int = 128
+    """Steps per portfolio in one rollout; a rebalance takes one, and so does a row [steps]."""
+    portfolio_weight: float = 0.5
+    """What the portfolio earns in a product agent's reward [reward per standard deviation of an equally weighted
+    portfolio in one row]."""
+    replications: int = 4
+    """Runs of the validation under different random latencies [count]."""
+    confidence: float = 0.95
+    """Coverage of the interval that decides [0 to 1]."""
+    resamples: int = 1000
+    """Bootstrap resamples of that interval [count]."""
+
+    def __post_init__(self) -> None:
+        require_counts(self, "seeds", "n_envs", "n_steps", "replications")
+        require_not_negative(self, "chunks", "portfolio_weight")
+        require_positive(self, "learning_rate")
+        require(self, "at least 0 and below chunks", lambda n: 0 <= n < max(self.chunks, 1), "critic_chunks")
+        require(self, "within 0.5 to 1", lambda x: 0.5 <= x < 1, "confidence")
+        require(self, "at least 100", lambda n: n >= 100, "resamples")
+
+    def ppo(self, agents: PPOConfig, meta: PPOConfig) -> PPOConfig:
+        """How PPO tunes agents that were trained as `agents` and `meta` say.
+
+        Raises InputError where they have different networks.
+        """
+        if agents.body != meta.body:
+            raise InputError(
+                "agents.ppo and meta.ppo must have equal networks to be tuned in one program; make hidden agree, or "
+                "set joint.chunks to 0"
+            )
+        # Scales of observations stay those that the policies were trained with.
+        return dataclasses.replace(
+            agents,
+            n_envs=self.n_envs,
+            n_steps=self.n_steps,
+            learning_rate=self.learning_rate,
+            separate=(PRODUCT,),
+            normalise_observations=False,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """The learner of one seed."""
+
+    env: JointPortfolioEnv
+    ppo: PPOConfig
+    critic_learning_rate: float
+    critic_chunks: int
+
+    def init(self, key: jax.Array, params: JointParams, agents: Agents) -> PPORunner:
+        """A Runner whose policies are `agents`, with fresh critics."""
+        return with_policies(PPO(self.env, self.ppo).init(key, params), agents)
+
+    def update(self, runner: PPORunner, params: JointParams) -> tuple[PPORunner, Metrics]:
+        """One chunk; in the first ones policies stay as they are."""
+        tunes = runner.chunks >= self.critic_chunks
+        rate = jnp.where(tunes, self.ppo.learning_rate, self.critic_learning_rate)
+        learner = PPO(self.env, dataclasses.replace(self.ppo, learning_rate=rate))
+        after, metrics = learner.update(runner, params)
+        policies = choose(tunes, learner.policy_params(after), learner.policy_params(runner))
+        return with_policies(after, policies), metrics
+
+
+def with_policies(runner: PPORunner, agents: Agents) -> PPORunner:
+    """The Runner with the policies of `agents`."""
+    params = {role: runner.params[role] | {"policy": policy} for role, policy in agents.items()}
+    return dataclasses.replace(runner, params=runner.params | params)
+
+
+def joint_stage(
+    cache: StageCache,
+    upstream: dict[str, str],
+    portfolio: Portfolio,
+    originals: Agents,
+    agents: AgentsConfig,
+    meta: MetaConfig,
+    trading: TradingConfig,
+    config: JointConfig,
+    *,
+    blocks_per_year: float,
+    seed: int,
+    metrics_path: Path,
+) -> Stage[Artefact]:
+    """Tune, judge, decide. The artefact holds the agents to use from here on, tuned or as they were, and in its
+    metadata the decision and what it rests on."""
+
+    def compute(checkpoints: Path) -> Artefact:
+        env, ppo = JointPortfolioEnv(portfolio.env), config.ppo(agents.ppo, meta.ppo)
+        tuning, learner = Tuning(env, ppo, agents.ppo.learning_rate, config.critic_chunks), PPO(env, ppo)
+        params = joint_params(portfolio.params("train"), trading, config.portfolio_weight)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 5), config.seeds)
+        trained = run_chunks(
+            jax.vmap(tuning.update, in_axes=(0, None)),
+            jax.jit(jax.vmap(tuning.init, in_axes=(0, None, None)))(keys, params, originals),
+            config.chunks,
+            operands=(params,),
+            name="joint",
+            axes=("seed",),
+            checkpoint_dir=checkpoints / "joint",
+            metrics_path=metrics_path,
+            steps_per_chunk=learner.steps_per_chunk * config.seeds,
+            show=("product.reward", "meta.reward"),
+            causes=CAUSES,
+        )
+        tuned = learner.policy_params(trained.runner)
+        candidates = [jax.tree.map(lambda x, s=s: x[s], tuned) for s in range(config.seeds)]
+        network = meta.network(portfolio.market.data.n_products)
+        validation = portfolio.params("validation")
+        before, *after = (
+            earned(portfolio.env, network, validation, one, config.replications, seed)
+            for one in (originals, *candidates)
+        )
+        found = verdict(before, after, config, blocks_per_year, seed)
+        chosen = originals if found["seed"] is None else candidates[found["seed"]]
+        return Artefact(
+            {name: np.asarray(leaf) for name, leaf in named_leaves(chosen).items()},
+            found
+            | {
+                "trials": [
+                    {
+                        "product": "portfolio",
+                        "algorithm": "joint",
+                        "seed": s,
+                        "validation_sharpe": float(sharpe(returns, blocks_per_year).mean()),
+                        "env_steps": config.chunks * learner.steps_per_chunk,
+                    }
+                    for s, returns in enumerate(after)
+                ]
+            },
+        )
+
+    return cache.run("joint", {**upstream, "joint": config, "blocks_per_year": blocks_per_year}, compute)
+
+
+def earned(
+    env: PortfolioEnv,
+    network: TanhGaussianPolicy,
+    params: PortfolioParams,
+    agents: Agents,
+    replications: int,
+    seed: int,
+) -> np.ndarray:
+    """float32[replications, N] what agents earn in each block of `params`, net of all costs."""
+    params = params.replace(world=params.world.replace(policies=agents[PRODUCT]))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 6), replications)
+    strategy = STRATEGIES["meta_controller"]
+    # One run after the other, in the program that has judged the meta-controllers.
+    return np.stack([np.asarray(backtest(env, network, k, params, agents[META], strategy)[0].returns) for k in keys])
+
+
+def verdict(
+    before: np.ndarray, after: list[np.ndarray], config: JointConfig, blocks_per_year: float, seed: int
+) -> dict[str, Any]:
+    """Whether the tuned agents are better, by the seed-mean Sharpe ratio of returns [replications, N] on validation.
+
+    {"difference", "interval", "verdict", "adopted", "seed"}: `seed` is the best one's where the interval lies above
+    zero, so that they are adopted, else None.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), 7)
+    found = difference(
+        key,
+        jnp.asarray(np.concatenate(after)),
+        jnp.asarray(before),
+        blocks_per_year,
+        confidence=config.confidence,
+        n_resamples=config.resamples,
+    )
+    low, estimate, high = found["interval"]
+    best = int(np.argmax([sharpe(returns).mean() for returns in after]))
+    return {
+        "difference": estimate,
+        "interval": [low, high],
+        "verdict": found["verdict"],
+        "adopted": low > 0,
+        "seed": best if low > 0 else None,
+    }
+
+
+def stored_agents(stage: Stage[Artefact], like: Agents) -> Agents:
+    """The agents in the stage's artefact, in the form of `like`."""
+    leaves = [jnp.asarray(stage.value.arrays[name]) for name in named_leaves(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
