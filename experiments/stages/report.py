@@ -52,6 +52,7 @@ def summary(config: Any, market: Market, done: dict[str, Stage[Any]]) -> dict[st
             name: {k: row[k] for k in ("algorithm", "margin", "interval", "verdict", "seed")}
             for name, row in done["agents"].value.metadata["selection"].items()
         },
+        "joint": _joint(done),
         "backtest": backtest["metrics"],
         "intervals": backtest["intervals"],
         "costs": backtest["costs"],
@@ -102,6 +103,7 @@ def inputs(
         chances=ri.Chances(
             config.agents.env_steps, config.agents.seeds, config.agents.search.trials, config.agents.search.env_steps
         ),
+        joint=_joint_tuning(config, done),
         backtest=_backtest(config, market, done, blocks_per_year),
         allocation=_allocation(config, market, done),
     )
@@ -194,6 +196,22 @@ def _learning(
         ),
         meta=(ri.Curve("portfolio", "ppo", np.array(meta["env_steps"]), np.array(meta["reward"]).mean(axis=1)),),
     )
+
+
+def _joint(done: dict[str, Stage[Any]]) -> dict[str, Any] | None:
+    """What was decided of all agents tuned together; None where they were not."""
+    if "joint" not in done:
+        return None
+    found = done["joint"].value.metadata
+    return {name: found[name] for name in ("difference", "interval", "verdict", "adopted", "seed")}
+
+
+def _joint_tuning(config: Any, done: dict[str, Stage[Any]]) -> ri.JointTuning | None:
+    found = _joint(done)
+    if found is None:
+        return None
+    low, high = found["interval"]
+    return ri.JointTuning([low, found["difference"], high], config.joint.confidence, found["adopted"])
 
 
 def _backtest(config: Any, market: Market, done: dict[str, Stage[Any]], blocks_per_year: float) -> ri.Backtest:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from marljax.evaluation.report_inputs import Backtest, Interval, ReportInputs
+from marljax.evaluation.report_inputs import Backtest, Interval, JointTuning, ReportInputs
 
 NOT_MEANINGFUL = 10.0
 """An annual rate above this fraction is an extrapolation that nobody should read: it is shown as a bound."""
@@ -74,6 +74,21 @@ def more_data(interval: Interval) -> str:
     if times > 1000:
         return "The estimate is so near zero that no test of realistic length would tell."
     return f"If the estimate were true, it would take a test about {number(max(times, 1.1), 2)} times as long to tell."
+
+
+def joint_tuning(joint: JointTuning) -> str:
+    """What came of tuning all agents together, in two sentences."""
+    low, estimate, high = joint.interval
+    told = (
+        "The product agents and the meta-controller were then tuned together on the training part. On validation data "
+        f"the Sharpe ratio changes by {number(estimate)} ({100 * joint.confidence:.0f} % interval {number(low)} to "
+        f"{number(high)}): "
+    )
+    if joint.adopted:
+        return told + "the tuned agents are better, and they are the ones tested below."
+    if established(joint.interval):
+        return told + "tuning made them worse, so all agents stay as they were."
+    return told + "it is not established that tuning helps, so all agents stay as they were."
 
 
 def tested_seconds(backtest: Backtest) -> float:

@@ -255,6 +255,8 @@ def _learning(inputs: ReportInputs) -> str:
             f"{len(rows)} products{rest}.</p>"
         )
         parts.append(folded("Choices", len(rows), rows_table))
+    if inputs.joint:
+        parts.append(f"<h3>Joint fine-tuning</h3><p>{escape(findings.joint_tuning(inputs.joint))}</p>")
     return "".join(parts)
 
 

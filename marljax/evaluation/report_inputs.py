@@ -125,6 +125,18 @@ class Chances:
 
 
 @dataclasses.dataclass(frozen=True)
+class JointTuning:
+    """What came of tuning all agents together."""
+
+    interval: Interval
+    """Sharpe ratio of the tuned agents less that of the agents as they were, on validation data."""
+    confidence: float
+    """Of the interval."""
+    adopted: bool
+    """Whether the tuned agents are the ones in use."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Strategy:
     name: str
     equity: np.ndarray
@@ -202,6 +214,7 @@ class ReportInputs:
     selection: tuple[Selection, ...] | None = None
     chances: Chances = Chances(0, 0, 1, 0)
     """Of the algorithms among which `selection` chose."""
+    joint: JointTuning | None = None
     backtest: Backtest | None = None
     allocation: Allocation | None = None
     notes: tuple[str, ...] = ()
