@@ -25,8 +25,10 @@ import numpy as np
 from flax import struct
 
 from marljax.data.schema import InputError
+from marljax.envs import rewards
 from marljax.envs.environment import Box, Environment, Step
 from marljax.envs.replay import ReplayEnv, ReplayParams
+from marljax.envs.rewards import Facts, PathState
 from marljax.envs.tapes import Rows, TradingConfig, check_countable, replay_params
 from marljax.lob.tally import Tally
 from marljax.market.fees import taker_fee
@@ -126,6 +128,7 @@ class QuotingState:
     account: Account
     maker: Maker
     orders: Order  # [2] bid and ask
+    path: PathState | None  # what terms of the reward remember; None where none does
 
     def net(self, tick_value: jax.Array) -> jax.Array:
         """float32[] currency earned since the start; equity is the capital at opening plus this."""
@@ -146,7 +149,7 @@ class QuotingEnv(Environment[QuotingState, QuotingParams]):
 
     def reset_env(self, key: jax.Array, params: QuotingParams) -> tuple[jax.Array, QuotingState]:
         _, start = ReplayEnv(self.episode_steps).reset_env(key, params.market)
-        state = QuotingState(start.time, start.elapsed, start.account, Maker.open(), Order.none((2,)))
+        state = QuotingState(start.time, start.elapsed, start.account, Maker.open(), Order.none((2,)), start.path)
         return observe(state, params), state
 
     def step_env(self, key: jax.Array, state: QuotingState, action: jax.Array, params: QuotingParams) -> Step:
@@ -189,16 +192,21 @@ class QuotingEnv(Environment[QuotingState, QuotingParams]):
             one_side, account.position, (np.arange(2), TOWARD, orders, price, jnp.where(flat, 0, size))
         )
         maker, gained = fill(state.maker, filled, at, mid, move, params)
+        earned = earned + gained
+        facts = Facts(
+            earned=earned / market.reward_scale,
+            position=position / market.max_position,
+            traded=(jnp.abs(account.position - state.account.position) + filled.sum()) / market.max_position,
+        )
+        path, reward = rewards.step(state.path, market.rewards, facts)
         state = QuotingState(
             time=time + 1,
             elapsed=state.elapsed + 1,
             account=dataclasses.replace(account, position=position),
             maker=maker,
             orders=_standing_if(last == 0, orders),
+            path=path,
         )
-        earned = earned + gained
-        exposure = position / market.max_position
-        reward = earned / market.reward_scale - 0.5 * market.risk_aversion * exposure**2
         terminated = state.net(market.costs.tick_value) < -market.max_loss
         truncated = (state.elapsed >= self.episode_steps) & ~terminated
         return observe(state, params), state, reward, terminated, truncated, {"earned": earned, "filled": filled}

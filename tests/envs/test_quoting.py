@@ -12,6 +12,7 @@ from hypothesis import given
 
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.quoting import QuotingConfig, QuotingEnv, QuotingParams, QuotingState, quoting_params
+from marljax.envs.rewards import RewardConfig
 from marljax.envs.tapes import CostConfig, Rows, TradingConfig, cost_models, default_capital, position_limits
 from tests.reference.books import random_market
 from tests.reference.queueing import FRONT, PESSIMISTIC, PROPORTIONAL, MarketMaker, calm_market, rows_of
@@ -25,13 +26,14 @@ def one_product(
     episode_steps: int = 20,
     costs: CostConfig | None = None,
     quoting: QuotingConfig | None = None,
+    trading: TradingConfig | None = None,
 ) -> QuotingParams:
     features = jnp.asarray(np.random.default_rng(0).normal(size=(data.n_steps, data.n_products, 4)), jnp.float32)
     params = quoting_params(
         Rows.of(data, features, warm_up=5, closing_rows=3),
         costs=cost_models(data, costs or CostConfig(latency_mean=0.5)),
         max_position=position_limits(data, default_capital(data)),
-        trading=TradingConfig(),
+        trading=trading or TradingConfig(),
         quoting=quoting or QuotingConfig(),
         episode_steps=episode_steps,
     )
@@ -129,6 +131,27 @@ def test_fills_and_money_are_those_of_a_plain_market_maker(model, latency):
         np.testing.assert_allclose(earned, np.diff(net, prepend=0.0), rtol=1e-3, atol=0.1)
         met += [(fills[:, 0] > 0).sum(), (fills[:, 1] > 0).sum(), int(counted(account.slippage)[-1] > 0)]
     assert (met >= [30, 30, 3]).all(), "both sides were filled and positions closed"
+
+
+def test_a_maker_is_paid_by_the_terms_that_are_wanted():
+    data, actions = random_market(seed=3), random_actions(3, 60)
+
+    def played(**weights):
+        wanted = TradingConfig(risk_aversion=0.0, rewards=RewardConfig(**weights))
+        params = one_product(data, 60, trading=wanted)
+        return params, *rollout(params, actions, jax.random.key(1))
+
+    params, states, rewards, _, info = played(earnings=0.0, turnover=2.0)
+    position = np.asarray(states.account.position)
+    bought_and_sold = np.asarray(info["filled"])
+    made = bought_and_sold.sum(1)
+    # What the position moved beyond the fills was traded at the market.
+    closed = np.abs(np.diff(position, prepend=0) - (bought_and_sold[:, 0] - bought_and_sold[:, 1]))
+    assert made.sum() > 0
+    np.testing.assert_allclose(rewards, -2.0 * (made + closed) / int(params.market.max_position), rtol=1e-5)
+    # Near the capital the log return of equity, in these units, is what was earned.
+    _, _, logs, _, info = played(earnings=0.0, log_return=1.0)
+    np.testing.assert_allclose(logs, info["earned"] / params.market.reward_scale, rtol=0.02, atol=1e-3)
 
 
 def test_an_idle_maker_earns_exactly_nothing():
