@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marljax.agents.learner import train
+from marljax.agents.learner import jit_update, train
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.envs.environment import Box, Discrete
@@ -65,6 +65,16 @@ def test_agents_with_parameters_of_their_own_learn_as_if_alone():
     )
     assert max(jax.tree.leaves(first)) == 0.0
     assert max(jax.tree.leaves(second)) > 1e-4
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+def test_memory_does_not_grow_with_training(network):
+    learner = PPO(Matching(), PPOConfig(n_envs=4, n_steps=8, hidden=(8,), network=network))
+    update, runner, held = jit_update(learner), jax.jit(learner.init)(jax.random.key(0), ALIKE), []
+    for _ in range(4):
+        runner, _ = update(runner, ALIKE)
+        held.append(sum(x.nbytes for x in jax.live_arrays()))
+    assert held[1] == held[2] == held[3]
 
 
 def test_only_a_memory_solves_what_was_shown_before():
