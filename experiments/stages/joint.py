@@ -2,7 +2,7 @@
 
 All begin as they are, with fresh critics, and in the first updates the critics alone learn: one that knows nothing yet
 would unlearn what the policies know. The tuned agents take the place of the others only where the validation part
-establishes that they are better, and those were chosen on the same part: the comparison favours them.
+establishes that they are better. The others were chosen on that same part, so the comparison favours them.
 """
 
 import dataclasses
@@ -65,9 +65,9 @@ class JointConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "seeds", "n_envs", "n_steps", "replications")
-        require_not_negative(self, "chunks", "portfolio_weight")
         require_positive(self, "learning_rate")
-        require(self, "at least 0 and below chunks", lambda n: 0 <= n < max(self.chunks, 1), "critic_chunks")
+        require_not_negative(self, "chunks", "critic_chunks", "portfolio_weight")
+        require(self, "below chunks", lambda n: n < self.chunks or self.chunks == 0, "critic_chunks")
         require(self, "within 0.5 to 1", lambda x: 0.5 <= x < 1, "confidence")
         require(self, "at least 100", lambda n: n >= 100, "resamples")
 

@@ -8,7 +8,7 @@ import pytest
 
 from marljax.evaluation import figure_style, findings
 from marljax.evaluation.report import render
-from marljax.evaluation.report_inputs import Cleaning
+from marljax.evaluation.report_inputs import Cleaning, JointTuning
 from tests.reference.report_examples import example
 
 STAGES = ("cleaning", "overview", "generator", "learning", "selection", "backtest", "allocation")
@@ -109,6 +109,20 @@ def test_headline_tells_established_from_not_established(page):
 )
 def test_verdict_follows_the_interval(interval, word):
     assert findings.verdict(interval) == word
+
+
+@pytest.mark.parametrize(
+    ("interval", "adopted", "words"),
+    [
+        ([0.1, 1, 2], True, "1.00 (95 % interval 0.100 to 2.00): the tuned agents are better"),
+        ([-1, 1, 3], False, "it is not established that tuning helps, so all agents stay as they were"),
+        ([-3, -2, -1], False, "tuning made them worse, so all agents stay as they were"),
+    ],
+)
+def test_the_report_says_what_came_of_tuning_all_agents_together(interval, adopted, words):
+    page = render(dataclasses.replace(example(), joint=JointTuning(interval, 0.95, adopted)))
+    assert "Joint fine-tuning" in page
+    assert words in page
 
 
 def test_cleaning_counts_that_do_not_add_up_are_refused(page):
