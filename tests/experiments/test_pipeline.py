@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,10 @@ TINY = [
     "--meta.ppo.n-envs=2",
     "--meta.ppo.n-steps=8",
     "--meta.episode-blocks=4",
+    "--joint.seeds=2",
+    "--joint.n-envs=2",
+    "--joint.n-steps=16",
+    "--joint.resamples=100",
     "--allocation.rows-per-block=10",
     "--backtest.resamples=100",
 ]
@@ -88,7 +93,7 @@ def test_a_run_leaves_everything_the_contract_names(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["simulated"] is True
     assert summary["source"] == "prosperity"
-    assert set(summary["stages"]) == {"data", "features", "generator", "agents", "meta", "backtest"}
+    assert set(summary["stages"]) == {"data", "features", "generator", "agents", "meta", "joint", "backtest"}
     assert set(summary["selection"]) == {"ALDER", "GROVE"}
     assert {"equal_weight", "buy_and_hold", "risk_parity", "no_trade"} <= summary["differences"].keys()
     for strategy, metrics in summary["backtest"].items():
@@ -99,7 +104,7 @@ def test_a_run_leaves_everything_the_contract_names(finished):
         assert (difference["verdict"] == "established") == (low > 0 or high < 0)
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     agents = [name for algorithm in ("ppo", "sac") for name in (f"{algorithm} search", *[algorithm] * 3)]
-    assert [row["stage"] for row in rows] == ["generator"] * 2 + agents + ["meta"] * 2
+    assert [row["stage"] for row in rows] == ["generator"] * 2 + agents + ["meta"] * 2 + ["joint"] * 2
     files = json.loads((finished / "provenance.json").read_text())["files"]
     assert len(files) == 4, "three days and products.json"
     assert all(len(file["sha256"]) == 64 for file in files)
@@ -139,6 +144,28 @@ def test_agents_are_evaluated_on_validation_episodes_while_they_learn(finished):
         judged = [row["chunk"] for row in rows if row["stage"] == name and "deterministic_return" in row]
         assert judged == [2, 3], "every second chunk and the last"
     assert "return of a validation episode" in (finished / "report.html").read_text()
+
+
+def test_tuned_agents_are_used_only_where_validation_establishes_that_they_are_better(finished):
+    found = json.loads((finished / "summary.json").read_text())["joint"]
+    low, high = found["interval"]
+    assert low <= found["difference"] <= high
+    assert (found["verdict"] == "established") == (low > 0 or high < 0)
+    assert found["adopted"] == (low > 0)
+    rows = [json.loads(line) for line in (finished / "trials.jsonl").read_text().splitlines()]
+    tuned = [(row["seed"], row["env_steps"]) for row in rows if row["algorithm"] == "joint"]
+    assert tuned == [(seed, 2 * 2 * 16) for seed in range(2)]
+    assert "Joint fine-tuning" in (finished / "report.html").read_text()
+
+
+def test_without_chunks_nothing_is_tuned(finished, books, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    assert run(tmp_path / "run", books, "--joint.chunks=0").returncode == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["joint"] is None
+    assert "joint" not in summary["stages"]
+    assert "backtest" in summary["stages"]
+    assert '"algorithm":"joint"' not in (tmp_path / "run" / "trials.jsonl").read_text()
 
 
 def test_the_chosen_agents_can_be_loaded_and_act(finished):
@@ -193,7 +220,7 @@ def interrupt(run_dir: Path, books: Path, when: str, number: signal.Signals) -> 
     return process.wait(timeout=300)
 
 
-@pytest.mark.parametrize("when", ["[sac] chunk 1/3", "[meta] chunk 1/2"])
+@pytest.mark.parametrize("when", ["[sac] chunk 1/3", "[meta] chunk 1/2", "[joint] chunk 1/2"])
 def test_killed_at_any_moment_a_rerun_ends_with_the_same_numbers(finished, books, tmp_path, when):
     folder = tmp_path / "run"
     assert interrupt(folder, books, when, signal.SIGKILL) == -signal.SIGKILL
