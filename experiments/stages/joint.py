@@ -42,8 +42,8 @@ class JointConfig:
     """How product agents and meta-controller are tuned together. All else is as in agents.ppo."""
 
     seeds: int = 2
-    """Repetitions of the tuning, side by side; all are judged, and the best is taken if they are better [count]."""
-    chunks: int = 30
+    """Repetitions of the tuning; all are judged, and the best is taken if they are better [count]."""
+    chunks: int = 24
     """Updates, each a rollout of n-envs x n-steps rows [count]; 0 leaves all agents as they are."""
     critic_chunks: int = 6
     """Of these, at the beginning, updates in which only the critics learn, at the rate of agents.ppo [count]."""
@@ -94,7 +94,7 @@ class JointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """The learner of one seed."""
+    """The learner: of one seed, and of all."""
 
     env: JointPortfolioEnv
     ppo: PPOConfig
@@ -113,6 +113,15 @@ class Tuning:
         after, metrics = learner.update(runner, params)
         policies = choose(tunes, learner.policy_params(after), learner.policy_params(runner))
         return with_policies(after, policies), metrics
+
+    # One seed after the other: what side by side would save is less than its larger program takes to compile.
+    def init_all(self, keys: jax.Array, params: JointParams, agents: Agents) -> PPORunner:
+        """A Runner for each of `keys` [S], leaves [S, ...]."""
+        return jax.lax.map(lambda key: self.init(key, params, agents), keys)
+
+    def update_all(self, runners: PPORunner, params: JointParams) -> tuple[PPORunner, Metrics]:
+        """One chunk of every seed; metrics float32[S]."""
+        return jax.lax.map(lambda runner: self.update(runner, params), runners)
 
 
 def with_policies(runner: PPORunner, agents: Agents) -> PPORunner:
@@ -144,8 +153,8 @@ def joint_stage(
         params = joint_params(portfolio.params("train"), trading, config.portfolio_weight)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 5), config.seeds)
         trained = run_chunks(
-            jax.vmap(tuning.update, in_axes=(0, None)),
-            jax.jit(jax.vmap(tuning.init, in_axes=(0, None, None)))(keys, params, originals),
+            tuning.update_all,
+            jax.jit(tuning.init_all)(keys, params, originals),
             config.chunks,
             operands=(params,),
             name="joint",
