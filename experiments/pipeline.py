@@ -249,7 +249,8 @@ def main(config: PipelineConfig) -> None:
         row for name in ("agents", "meta", "joint") if name in done for row in done[name].value.metadata["trials"]
     ]
     # What was only tried on generated sessions stands among the trials, and is no trial of real data.
-    tried = done["agents"].value.metadata["search"] + trials
+    choices = [{"product": name, **row} for name, row in done["agents"].value.metadata["selection"].items()]
+    tried = done["agents"].value.metadata["search"] + choices + trials
     write_atomic(folder / "trials.jsonl", "".join(f"{canonical_json(trial)}\n" for trial in tried).encode())
     if not wanted("backtest"):
         return

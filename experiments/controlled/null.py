@@ -98,12 +98,13 @@ def main(config: NullConfig, folder: Path) -> tuple[Verdict, Mapping[str, Any]]:
     curves = {"PPO": read_curves(folder / "metrics.jsonl", "null", "reward")}
     caption = "What agents are paid while they learn and explore: it rises to nothing, which is what not trading earns."
     panel = Panel(caption, "reward of a step", curves, learner.steps_per_chunk, {"no trade": 0.0})
-    low, estimate, high = deterministic
+    # With exploration: untrained agents hold nothing where they do what they hold best, and only look as if they knew.
+    low, estimate, high = stochastic
     more = {
         "turnover_without_exploration": learned[0],
         "turnover_with_exploration": learned[1],
         "turnover_of_random_actions": chance,
-        "with_exploration": stochastic,
+        "without_exploration": deterministic,
     }
     headline = f"Agents trade {estimate:.2%} of what random actions trade."
     write_picture(folder / "learning_curves.html", [panel], headline)

@@ -15,7 +15,7 @@ from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.sac import SAC, SACConfig
 from marljax.agents.selection import SelectionConfig, select, sharpe
-from marljax.data.limits import require_counts, require_not_negative
+from marljax.data.limits import require, require_counts, require_not_negative
 from marljax.data.schema import InputError
 from marljax.envs.replay import ReplayEnv
 from marljax.envs.tapes import (
@@ -55,7 +55,8 @@ class AgentsConfig:
     selection: SelectionConfig = SelectionConfig()
 
     def __post_init__(self) -> None:
-        require_counts(self, "seeds", "episode_steps", "env_steps")
+        require(self, "at least 2, for an interval over them", lambda x: x >= 2, "seeds")
+        require_counts(self, "episode_steps", "env_steps")
         require_not_negative(self, "evaluate_every")
         if self.ppo.hidden != self.sac.hidden or self.ppo.network != "mlp":
             raise InputError(

@@ -90,7 +90,7 @@ def replay_world(cache: StageCache, config: ReplayConfig, run_dir: Path) -> Worl
 
     def params(part: Any) -> Any:
         every = replay_params(
-            market.part(part),
+            market.training_rows() if part == "train" else market.part(part),
             costs=trading.costs,
             max_position=trading.max_position,
             trading=config.trading,

@@ -250,7 +250,7 @@ def worlds(
     of_start = session[starts - n_real]
     wildness = volatility(synthetic)
     learned = of_start < first_judged
-    if not learned.any():
+    if not learned.any() and search_config.trials > 1:
         raise InputError("search.judged leaves no generated session to learn on: raise synthetic.sessions")
     wild = wildness[np.searchsorted(names, of_start)] > np.median(wildness)
     n_products = params.max_position.shape[0]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from marljax.agents.networks import Params, dense, init_dense
+from marljax.data.schema import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,22 +24,24 @@ class Attention:
     hidden: tuple[int, ...] = (64,)
     tokens: int = 1
     heads: int = 2
+    pooled: bool = False
+    """Whether the mean over tokens is read whatever n_out."""
 
     def __post_init__(self) -> None:
         if len(set(self.hidden)) != 1 or self.hidden[0] % self.heads:
-            raise ValueError(f"attention needs blocks of one width that {self.heads} heads divide, got {self.hidden}")
+            raise InputError(f"attention needs blocks of one width that {self.heads} heads divide, got {self.hidden}")
 
     @property
     def recurrent(self) -> bool:
         return False
 
     def init(self, key: jax.Array, n_in: int, n_out: int, final_scale: float) -> Params:
-        """Raises ValueError where the observation does not fall into `tokens` equal parts."""
+        """Raises InputError where the observation does not fall into `tokens` equal parts."""
         if n_in % self.tokens:
-            raise ValueError(f"an observation of {n_in} entries is not {self.tokens} equal parts, one for each product")
+            raise InputError(f"an observation of {n_in} entries is not {self.tokens} equal parts, one for each product")
         width = self.hidden[0]
         embed_key, which_key, head_key, *block_keys = jax.random.split(key, 3 + len(self.hidden))
-        speaks_each = n_out % self.tokens == 0
+        speaks_each = not self.pooled and n_out % self.tokens == 0
         n_head = n_out // self.tokens if speaks_each else n_out
 
         def block(key: jax.Array) -> Params:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marljax.agents.attention import Attention
 from marljax.agents.distributions import Categorical, TanhNormal
 from marljax.agents.networks import MLP, Carry, Network
 from marljax.agents.normalisation import Scaler
@@ -126,5 +127,8 @@ def policy_for(space: Space, network: Network) -> TanhGaussianPolicy | Categoric
     if isinstance(space, Box):
         if (space.low, space.high) != (-1.0, 1.0) or len(space.shape) != 1:
             raise ValueError(f"actions must be vectors in [-1, 1] or discrete, got {space}")
+        if isinstance(network, Attention) and space.shape[0] % network.tokens:
+            # Products cannot share out the actions evenly; halves of mean and spread would be taken for products.
+            network = dataclasses.replace(network, pooled=True)
         return TanhGaussianPolicy(space.shape[0], network)
     return CategoricalPolicy(space.n, space.masked, network)

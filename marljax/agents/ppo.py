@@ -70,8 +70,8 @@ class PPO:
         if not (config.normalise_observations or config.normalise_returns):
             return runner
         # One rollout that nobody learns from, so that the first lesson is scaled like the later ones.
-        worlds, memory, rollout = self._rollout(runner, warm_key, agents, env_params)
-        return dataclasses.replace(rescaled(runner, agents, rollout, config), worlds=worlds, memory=memory)
+        *_, rollout = self._rollout(runner, warm_key, agents, env_params)
+        return rescaled(runner, agents, rollout, config)
 
     def update(self, runner: PPORunner, env_params: EnvParams) -> tuple[PPORunner, Metrics]:
         config, agents = self.config, self.roster(env_params)
@@ -104,9 +104,9 @@ class PPO:
         (params, opt_state, _), (losses, norms, going) = jax.lax.scan(
             learn, (runner.params, runner.opt_state, going), self._minibatches(shuffle_key)
         )
-        cause = divergence((rollout.steps.reward, rollout.steps.final_obs), losses, params, config)
+        seen = rollout.steps.reward, rollout.steps.final_obs, rollout.steps.obs, worlds.obs
+        cause = divergence(seen, losses, params, config)
         old = runner.params, runner.opt_state, runner.statistics, runner.worlds, runner.memory
-        memory = dataclasses.replace(memory, critic=critic_memory)
         after = rescaled(dataclasses.replace(runner, params=params), agents, rollout, config)
         new = after.params, opt_state, after.statistics, worlds, memory
         metrics = describe(agents, worlds, rollout, losses, norms, going) | {
@@ -203,10 +203,14 @@ def first_memory(agents: Roster, config: PPOConfig) -> Memory:
         return jax.tree.map(lambda c: jnp.zeros((*shape, *c.shape)), blank)
 
     n = config.n_envs
-    by_team = {team.name: of(n, team.n_agents) for team in agents.teams}
+
+    def by_team() -> dict[str, Carry]:
+        return {team.name: of(n, team.n_agents) for team in agents.teams}
+
+    # Two of them: a donated Runner must not hold one array twice.
     return Memory(
-        policy=by_team,
-        critic={CENTRE: of(n)} if config.critic == "shared" else by_team,
+        policy=by_team(),
+        critic={CENTRE: of(n)} if config.critic == "shared" else by_team(),
         discounted={team.name: jnp.zeros((n, team.n_agents)) for team in agents.teams},
     )
 

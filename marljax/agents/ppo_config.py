@@ -90,8 +90,12 @@ class PPOConfig:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.network == "attention" and self.critic == "shared":
             raise InputError("attention over products looks at one observation: critic must be own")
-        if self.network != "attention" and self.tokens != 1:
-            raise InputError(f"tokens {self.tokens} are for network attention, and the network is {self.network}")
+        if self.network != "attention" and (self.tokens, self.heads) != (1, 2):
+            raise InputError(
+                f"tokens {self.tokens} and heads {self.heads} are for network attention, not for {self.network}"
+            )
+        if self.network != "mlp" and not self.hidden:
+            raise InputError(f"hidden must have a width at least for network {self.network}, got {self.hidden!r}")
         split = "n_envs" if self.network == "gru" else "n_steps"
         if getattr(self, split) % self.n_minibatches:
             raise InputError(f"n_minibatches {self.n_minibatches} does not divide {split} {getattr(self, split)}")
@@ -100,10 +104,7 @@ class PPOConfig:
     def body(self) -> Network:
         """The network of actor and critic."""
         if self.network == "attention":
-            try:
-                return Attention(self.hidden, self.tokens, self.heads)
-            except ValueError as error:
-                raise InputError(str(error)) from error
+            return Attention(self.hidden, self.tokens, self.heads)
         return GRU(self.hidden) if self.network == "gru" else MLP(self.hidden)
 
 

@@ -40,13 +40,15 @@ def prepare(runner: PPORunner, agents: Roster, rollout: Rollout, config: PPOConf
     for team in agents.teams:
         name = team.name
         distribution = along(team, runner.params, obs, memory, steps.done)
+        # An episode ends for all at once, also for agents of whom the world says neither.
+        over = truncated[name] | (steps.done[..., None] & ~terminated[name])
         log_density[name] = distribution.log_density(rollout.choice[name])
         advantage[name], target[name] = generalised_advantage(
             reward[name] * reward_factor(runner, name, config),
             value[name],
             next_value[name],
             terminated[name],
-            truncated[name],
+            over,
             config.discount,
             config.gae_lambda,
         )
@@ -60,7 +62,10 @@ def reward_factor(runner: PPORunner, team: str, config: PPOConfig) -> jax.Array 
     """float32[] or [G], by which rewards are multiplied before anything is learned from them."""
     if not config.normalise_returns:
         return config.reward_scale
-    return config.reward_scale * jax.lax.rsqrt(runner.statistics[team].returns.variance + 1e-8)
+    variance = runner.statistics[team].returns.variance
+    # Returns that never varied say nothing about their scale.
+    varies = variance > 1e-8
+    return config.reward_scale * jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, variance, 1.0)), 1.0)
 
 
 def along(team: Team, params: dict[str, Any], obs: ByTeam, memory: Memory, done: jax.Array) -> Any:

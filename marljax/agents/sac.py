@@ -249,6 +249,7 @@ def divergence(steps: Transition, action: jax.Array, losses: Metrics, learnt: Le
 
     The world is not to blame for what follows an `action` float32[T, N, A] that is not finite.
     """
-    sound = jnp.isfinite(steps.reward) & jnp.isfinite(steps.final_obs).all(-1) | ~jnp.isfinite(action).all(-1)
+    seen = jnp.isfinite(steps.final_obs).all(-1) & jnp.isfinite(steps.obs).all(-1)
+    sound = jnp.isfinite(steps.reward) & seen | ~jnp.isfinite(action).all(-1)
     learned = all_finite((losses, action, learnt))
     return jnp.select([~sound.all(), ~learned, jnp.abs(losses["loss"]).max() > config.max_loss], [1.0, 2.0, 3.0], 0.0)

@@ -1,8 +1,9 @@
 """Which algorithm trades each product: decided on validation data, by an interval rather than by a point.
 
-The margin is the difference of seed-mean Sharpe ratios. Its interval resamples what is uncertain: seeds, and time in
-circular blocks (Politis and Romano 1992), the same blocks for both algorithms since they traded the same market. Where
-the interval spans zero the simpler algorithm is taken and the verdict says that nothing was established.
+The margin is the difference of seed-mean Sharpe ratios. Its interval knows two sources of luck: seeds, and time, which
+is resampled in circular blocks (Politis and Romano 1992), the same blocks for both algorithms since they traded the
+same market. Where the interval spans zero the simpler algorithm is taken and the verdict says that nothing was
+established.
 """
 
 import dataclasses
@@ -10,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 
-from marljax.data.limits import require, require_counts, require_not_negative
+from marljax.data.limits import require, require_not_negative
 
 SIMPLEST_FIRST = ("ppo", "sac")
 
@@ -33,7 +35,7 @@ class SelectionConfig:
 
     def __post_init__(self) -> None:
         require(self, "between 0.5 and 1", lambda x: 0.5 < x < 1, "confidence")
-        require_counts(self, "n_resamples")
+        require(self, "at least 2", lambda x: x >= 2, "n_resamples")
         require_not_negative(self, "block_length", "seed")
 
 
@@ -56,8 +58,8 @@ def select(
 ) -> tuple[dict[str, Row], list[Row]]:
     """The algorithm and the seed for every product, and one row per trial.
 
-    `validation_returns` holds "ppo" and "sac", float[S, P, T] net returns per step on validation data; the numbers of
-    seeds may differ. Returns ({product: {"algorithm", "margin", "interval", "verdict", "seed"}}, trials): `margin` is
+    `validation_returns` holds "ppo" and "sac", float[S >= 2, P, T] net returns per step on validation data; the numbers
+    of seeds may differ. Returns ({product: {"algorithm", "margin", "interval", "verdict", "seed"}}, trials): `margin` is
     the seed-mean Sharpe of PPO less that of SAC, `seed` the index of the chosen algorithm's best one, and a trial is
     {"product", "algorithm", "seed", "validation_sharpe"}. Deterministic. Raises ValueError for other algorithms,
     shapes that disagree and returns that are not finite.
@@ -65,9 +67,9 @@ def select(
     config = config or SelectionConfig()
     returns = _checked(validation_returns, products)
     scores = {name: sharpe(r, steps_per_year) for name, r in returns.items()}
-    margins = _resampled_margins(returns, config) * np.sqrt(steps_per_year)
-    tail = 50.0 * (1.0 - config.confidence)
-    low, high = np.percentile(margins, [tail, 100.0 - tail], axis=0)
+    margins = scores[SIMPLEST_FIRST[0]].mean(0) - scores[SIMPLEST_FIRST[1]].mean(0)
+    half = _half_widths(returns, config) * np.sqrt(steps_per_year)
+    low, high = margins - half, margins + half
 
     simple, other = SIMPLEST_FIRST
     choices: dict[str, Row] = {}
@@ -76,7 +78,7 @@ def select(
         algorithm = other if established and high[p] < 0 else simple
         choices[product] = {
             "algorithm": algorithm,
-            "margin": float(scores[simple][:, p].mean() - scores[other][:, p].mean()),
+            "margin": float(margins[p]),
             "interval": [float(low[p]), float(high[p])],
             "verdict": "established" if established else "not established",
             "seed": int(np.argmax(scores[algorithm][:, p])),
@@ -95,8 +97,8 @@ def _checked(validation_returns: Mapping[str, np.ndarray], products: Sequence[st
         raise ValueError(f"expected returns of {SIMPLEST_FIRST}, got {sorted(validation_returns)}")
     returns = {name: np.asarray(validation_returns[name], np.float64) for name in SIMPLEST_FIRST}
     for name, r in returns.items():
-        if r.ndim != 3 or r.shape[1] != len(products) or r.shape[2] < 2 or r.shape[0] < 1:
-            raise ValueError(f"{name}: returns must be [S, P={len(products)}, T >= 2], got {r.shape}")
+        if r.ndim != 3 or r.shape[1] != len(products) or r.shape[2] < 2 or r.shape[0] < 2:
+            raise ValueError(f"{name}: returns must be [S >= 2, P={len(products)}, T >= 2], got {r.shape}")
         if not np.isfinite(r).all():
             raise ValueError(f"{name}: returns are not finite")
     if len({r.shape[2] for r in returns.values()}) != 1:
@@ -104,8 +106,24 @@ def _checked(validation_returns: Mapping[str, np.ndarray], products: Sequence[st
     return returns
 
 
+def _half_widths(returns: dict[str, np.ndarray], config: SelectionConfig) -> np.ndarray:
+    """float64[P] half of the margin's interval, per step: Student's t over two sources of luck, seeds and time.
+
+    The variance by time is that of the margin under resampled blocks, seeds as they are; by seeds, that of a mean of S.
+    Degrees of freedom follow Welch and Satterthwaite, so that a few seeds count as few.
+    """
+    by_time = _resampled_margins(returns, config).var(axis=0, ddof=1)
+    scores = [sharpe(r) for r in returns.values()]
+    by_seeds = [x.var(axis=0, ddof=1) / len(x) for x in scores]
+    total = by_time + sum(by_seeds)
+    uncertain = sum(v**2 / (len(x) - 1) for v, x in zip(by_seeds, scores, strict=True))
+    uncertain = uncertain + by_time**2 / (config.n_resamples - 1)
+    freedom = np.where(uncertain > 0, total**2 / np.where(uncertain > 0, uncertain, 1.0), 1.0)
+    return special.stdtrit(freedom, 0.5 + 0.5 * config.confidence) * np.sqrt(total)
+
+
 def _resampled_margins(returns: dict[str, np.ndarray], config: SelectionConfig) -> np.ndarray:
-    """float64[n_resamples, P] the margin under resampled seeds and blocks of time, per step."""
+    """float64[n_resamples, P] the margin of the same seeds under resampled blocks of time, per step."""
     n_steps = next(iter(returns.values())).shape[-1]
     length = min(config.block_length or round(n_steps**0.5), n_steps)
     n_blocks = -(-n_steps // length)
@@ -115,11 +133,10 @@ def _resampled_margins(returns: dict[str, np.ndarray], config: SelectionConfig) 
     margins = []
     for _ in range(config.n_resamples):
         starts = rng.integers(n_steps, size=n_blocks)
-        means = []
-        for first, second in moments.values():
-            seeds = rng.integers(len(first), size=len(first))
-            sums = first[:, :, starts].sum(-1), second[:, :, starts].sum(-1)
-            means.append(_ratio(*sums, n_blocks * length)[seeds].mean(0))
+        means = [
+            _ratio(first[:, :, starts].sum(-1), second[:, :, starts].sum(-1), n_blocks * length).mean(0)
+            for first, second in moments.values()
+        ]
         margins.append(means[0] - means[1])
     return np.array(margins)
 

@@ -33,7 +33,7 @@ class Stopped(Exception):
 
 
 class Diverged(ArithmeticError):
-    """A chunk's metrics say that training diverged, and why. What is saved is the last good state."""
+    """A chunk's metrics say that training diverged, and why. What is saved is the state before that chunk."""
 
 
 class Trained(NamedTuple):
@@ -71,8 +71,8 @@ def run_chunks(
 
     `update` is jitted and its runner donated; the caller's `runner` is copied first and stays valid. `operands` (the
     market, a data set) are neither changed nor saved. Metrics are scalars, or arrays with one value per product or
-    seed; `diverged` among them, above zero, ends the run with `Diverged`, its number naming one of `causes`. The
-    learner is trusted to have undone such a chunk: what it returned is saved, and the same command goes on from there.
+    seed; `diverged` among them, above zero, ends the run with `Diverged`, its number naming one of `causes`. The state
+    before that chunk is the last checkpoint then; the same command would diverge again.
     Every chunk appends a row {"stage": name, "chunk": 1.., metric: value} to `metrics_path`, in which other stages'
     rows are left alone; trackers in use (see `marljax.runtime.tracking`) get the same beside it, a curve for every
     product and seed, for which `axes` names the axes of metrics. `evaluate(runner, *operands)` adds its metrics to the
@@ -84,7 +84,7 @@ def run_chunks(
     SIGINT and SIGTERM raise `Stopped` once the current chunk is finished and saved; a second one ends the process at
     once. The handlers are set only while this runs, and only in the main thread.
     """
-    runner = jax.tree.map(_own, runner)
+    first, runner = runner, jax.tree.map(_own, runner)
     rows: list[Row] = []
     if checkpoint_dir is not None and (found := checkpoint.restore_latest(checkpoint_dir, runner)) is not None:
         runner, rows = jax.tree.map(_own, found.tree), list(found.extra)
@@ -100,8 +100,8 @@ def run_chunks(
             host = _to_host(metrics)
             _check_form(form, runner)
             if cause := int(np.max(host.pop("diverged", 0))):
-                if checkpoint_dir is not None and rows:
-                    checkpoint.save(checkpoint_dir, chunk - 1, runner, extra=rows)
+                if checkpoint_dir is not None:
+                    _save_again(checkpoint_dir, first, rows, lambda runner: step(runner, *operands)[0])
                 values = ", ".join(f"{key} {_mean(value):.4g}" for key, value in host.items())
                 why = f"{causes[cause]}; " if causes else ""
                 raise Diverged(f"[{name}] chunk {chunk}/{n_chunks} diverged: {why}{values}")
@@ -235,6 +235,17 @@ class _Progress:
                 parts.append(f"{_short(self._steps_per_chunk / per_chunk)} steps/s")
             parts.append(f"eta {(self._n_chunks - chunk) * per_chunk:.0f} s")
         self._log(f"[{self._name}] " + "  ".join(parts))
+
+
+def _save_again(directory: str | Path, first: RunnerT, rows: list[Row], step: Callable[[RunnerT], RunnerT]) -> None:
+    """Save the state after `rows`, computed anew from the checkpoint before: the Runner itself was donated since."""
+    found = checkpoint.restore_latest(directory, first)
+    runner, done = (first, 0) if found is None else (found.tree, found.step)
+    runner = jax.tree.map(_own, runner)
+    for _ in range(done, len(rows)):
+        runner = step(runner)
+    if found is None or done < len(rows):
+        checkpoint.save(directory, len(rows), runner, extra=rows)
 
 
 def _own(leaf: Any) -> jax.Array:

@@ -45,15 +45,17 @@ class TrainedPolicy:
         """Its memory at an episode's beginning; () if it has none."""
         return self.policy.init_carry()
 
-    def act(self, obs: jax.Array, carry: Carry = (), key: jax.Array | None = None) -> tuple[jax.Array, Carry]:
+    def act(self, obs: jax.Array, carry: Carry = None, key: jax.Array | None = None) -> tuple[jax.Array, Carry]:
         """Its action at float32[..., obs_size] and its memory after: float32[..., A] in [-1, 1], or int32[...].
 
-        Without a key it does what it holds best, with one it explores as in training. Raises ValueError for an
-        observation of another size.
+        Without a memory it begins an episode. Without a key it does what it holds best, with one it explores as in
+        training. Raises ValueError for an observation of another size.
         """
         obs = jnp.asarray(obs, jnp.float32)
         if obs.shape[-1:] != (self.obs_size,):
             raise ValueError(f"observations have {self.obs_size} entries, got shape {obs.shape}")
+        if carry is None:
+            carry = jax.tree.map(lambda c: jnp.broadcast_to(c, (*obs.shape[:-1], *c.shape)), self.init_carry())
         drawn = jax.random.key(0) if key is None else key
         return _compiled(self.policy)(self.params, obs, carry, drawn, key is None)
 
@@ -77,7 +79,9 @@ class TrainedPolicy:
             network = _made(NETWORKS, said["network"])
             policy = _made(POLICIES, {**said["policy"], "network": network})
             like = jax.eval_shape(lambda key: policy.init(key, said["obs_size"]), jax.random.key(0))
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise InputError(f"does not describe a policy: no {error} is known there", file=path) from error
+        except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"does not describe a policy: {error}", file=path) from error
         return cls(policy, load_tree(Path(folder) / "policy.npz", like))
 

@@ -23,6 +23,7 @@ KINDS = {
     "recurrent, shared critic": PPOConfig(**SETTINGS, network="gru", critic="shared"),
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
+CONFIG = KINDS["own critics"]
 
 
 def perturbed(params, seed, size=0.3):
@@ -190,6 +191,24 @@ def test_targets_bootstrap_from_the_observation_before_the_reset():
             np.testing.assert_allclose(batch.target[name][:, n, g], advantage + value, rtol=1e-3, atol=1e-4)
 
 
+def test_no_advantage_crosses_the_end_of_an_episode_of_others():
+    """A world that ends by one agent's termination and says nothing of the rest ends for the rest, too."""
+    _, agents, runner, made, _ = rollout("own critics")
+    done = made.steps.done
+    assert bool(done[:-1].any())
+    silent = {name: jnp.zeros_like(x) for name, x in made.steps.truncated.items()}
+    ended = {name: jnp.broadcast_to(done[..., None], x.shape) for name, x in made.steps.truncated.items()}
+    one_ends = made.steps.terminated | {"mover": made.steps.terminated["mover"].at[..., 0].set(done)}
+    batches = [
+        prepare(runner, agents, made._replace(steps=made.steps._replace(terminated=one_ends, truncated=said)), CONFIG)[
+            0
+        ]
+        for said in (silent, {name: x & ~one_ends[name] for name, x in ended.items()})
+    ]
+    for name in ("mover", "picker"):
+        np.testing.assert_array_equal(batches[0].advantage[name], batches[1].advantage[name])
+
+
 @kinds
 def test_gradient_is_the_slope_of_the_loss(kind):
     learner, agents, runner, _, batch = rollout(kind)
@@ -306,7 +325,9 @@ def test_an_impossible_setting_is_refused_by_name(name, value):
     ("settings", "message"),
     [
         ({"network": "attention", "critic": "shared"}, "critic must be own"),
-        ({"tokens": 3}, "tokens 3 are for network attention"),
+        ({"tokens": 3}, "tokens 3 and heads 2 are for network attention"),
+        ({"heads": 4}, "tokens 1 and heads 4 are for network attention"),
+        ({"network": "gru", "hidden": ()}, "hidden must have a width at least for network gru"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):

@@ -60,6 +60,21 @@ def test_interval_covers_the_truth_at_its_level():
     assert covered / trials > 0.88
 
 
+@pytest.mark.parametrize("seeds", [2, 4, 8])
+def test_nothing_is_established_more_often_than_said_however_few_the_seeds(seeds):
+    """Two algorithms alike, whose seeds differ by more than time explains."""
+    rng, established, trials = np.random.default_rng(seeds), 0, 200
+
+    def one():
+        luck = 0.15 * rng.normal(size=(seeds, 1, 1))
+        return luck + rng.normal(size=(seeds, 1, 400))
+
+    for i in range(trials):
+        choices, _ = select({"ppo": one(), "sac": one()}, ["A"], config=SelectionConfig(n_resamples=100, seed=i))
+        established += choices["A"]["verdict"] == "established"
+    assert established / trials < 0.09
+
+
 def test_one_input_gives_one_choice():
     data = {"ppo": returns([0.1, 0.2]), "sac": returns([0.2, 0.1], seed=3)}
     assert select(data, ["A", "B"]) == select(data, ["A", "B"])
@@ -68,10 +83,11 @@ def test_one_input_gives_one_choice():
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        ({"ppo": np.zeros((1, 1, 5))}, "expected returns of"),
-        ({"ppo": np.zeros((1, 2, 5)), "sac": np.zeros((1, 1, 5))}, "returns must be"),
-        ({"ppo": np.zeros((1, 1, 5)), "sac": np.zeros((1, 1, 6))}, "different numbers of steps"),
-        ({"ppo": np.zeros((1, 1, 5)), "sac": np.full((1, 1, 5), np.nan)}, "not finite"),
+        ({"ppo": np.zeros((2, 1, 5))}, "expected returns of"),
+        ({"ppo": np.zeros((2, 2, 5)), "sac": np.zeros((2, 1, 5))}, "returns must be"),
+        ({"ppo": np.zeros((2, 1, 5)), "sac": np.zeros((1, 1, 5))}, "returns must be .S >= 2"),
+        ({"ppo": np.zeros((2, 1, 5)), "sac": np.zeros((2, 1, 6))}, "different numbers of steps"),
+        ({"ppo": np.zeros((2, 1, 5)), "sac": np.full((2, 1, 5), np.nan)}, "not finite"),
     ],
 )
 def test_returns_that_cannot_be_compared_are_refused(data, match):

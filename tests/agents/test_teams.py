@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from marljax.agents.learner import jit_update, train
+from marljax.agents.policy import policy_for
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.envs.environment import Box, Discrete
@@ -198,6 +199,30 @@ def test_normalised_observations_and_returns_make_units_irrelevant():
     np.testing.assert_allclose(scaler.std, np.array([1e-3, 1.0, 1e3]) / 3**0.5, rtol=0.02)
 
 
+def test_returns_that_never_varied_do_not_scale_rewards():
+    learner = PPO(Task(), PPOConfig(n_envs=2, n_steps=4, hidden=(4,), normalise_returns=True))
+    market = dataclasses.replace(TARGET, penalty=jnp.float32(0.0))
+    runner, metrics = jax.jit(learner.update)(jax.jit(learner.init)(jax.random.key(0), market), market)
+    paid = dataclasses.replace(market, income=jnp.float32(3.0))
+    _, metrics = jax.jit(learner.update)(runner, paid)
+    assert float(metrics["value_loss"]) < 1e3
+    assert float(metrics["diverged"]) == 0.0
+
+
+def test_attention_whose_products_cannot_share_out_the_actions_reads_their_mean():
+    network = PPOConfig(network="attention", hidden=(8,), tokens=2).body
+    one, two = (policy_for(Box(-1.0, 1.0, (n,)), network).init(jax.random.key(0), 4).network for n in (1, 2))
+    assert "pooled" in one
+    assert one["pooled"].bias.shape == (2,)
+    assert "each" in two
+
+
+def test_a_recurrent_learner_can_be_donated_without_compiling_its_start():
+    learner = PPO(Recall(), PPOConfig(n_envs=2, n_steps=4, n_minibatches=1, hidden=(4,), network="gru"))
+    runner, _ = jit_update(learner)(learner.init(jax.random.key(0), ALIKE), ALIKE)
+    assert int(runner.chunks) == 1
+
+
 def test_running_moments_are_those_of_everything_seen():
     from marljax.agents.normalisation import Moments, Scaler
 
@@ -234,7 +259,6 @@ def test_masked_choices_are_never_made_and_the_rest_is_as_likely_as_said():
 
 def test_a_policy_obeys_the_mask_in_its_observation():
     from marljax.agents.networks import MLP
-    from marljax.agents.policy import policy_for
 
     policy = policy_for(Discrete(3, masked=True), MLP((8,)))
     params = policy.init(jax.random.key(0), 5)

@@ -84,8 +84,9 @@ def test_the_proof_runs_from_end_to_end(tmp_path):
     config = dataclasses.replace(null.PRESETS["quick"], chunks=2, ppo=ppo, run_dir=tmp_path)
     said, more = null.main(config, tmp_path)
     assert said.met == (said.estimate < 0.02)
+    assert not said.met, "agents that learned nothing yet still trade"
     assert said.estimate == pytest.approx(
-        np.mean(more["turnover_without_exploration"] / more["turnover_of_random_actions"])
+        np.mean(more["turnover_with_exploration"] / more["turnover_of_random_actions"])
     )
     np.testing.assert_allclose(more["turnover_of_random_actions"], 2 / 3, rtol=0.1)
     assert "learning_curves.html" in {path.name for path in tmp_path.iterdir()}

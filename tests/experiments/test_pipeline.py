@@ -116,7 +116,7 @@ def test_both_algorithms_get_equal_trials_and_equal_env_steps(finished):
         algorithm: sorted(
             (row["product"], row["env_steps"], "synthetic_sharpe" in row)
             for row in rows
-            if row["algorithm"] == algorithm
+            if row["algorithm"] == algorithm and "env_steps" in row
         )
         for algorithm in ("ppo", "sac")
     }
@@ -126,6 +126,12 @@ def test_both_algorithms_get_equal_trials_and_equal_env_steps(finished):
         for product in ("ALDER", "GROVE")
         for steps, searched in [(128, True), (384, False)] * 2
     )
+    choices = {row["product"]: row for row in rows if "margin" in row}
+    selection = json.loads((finished / "summary.json").read_text())["selection"]
+    assert choices.keys() == selection.keys()
+    for product, row in choices.items():
+        assert (row["algorithm"], row["margin"]) == (selection[product]["algorithm"], selection[product]["margin"])
+        assert row["verdict"] in ("established", "not established")
     taken = [(row["product"], row["algorithm"]) for row in rows if row.get("taken")]
     assert len(taken) == len(set(taken)) == 4, "one setting for each product and algorithm"
 

@@ -143,6 +143,16 @@ def test_divergence_ends_the_run_and_names_the_chunk(tmp_path):
     assert (kept.step, float(kept.tree), len(kept.extra)) == (2, 2.0, 2), "the last good state"
     with pytest.raises(progress.Diverged, match="chunk 3/5 diverged: too much; loss 4"):
         run(causes=("", "too much"))
+    assert checkpoint.restore_latest(tmp_path, jnp.float32(0)).step == 2
+
+
+def test_a_run_that_diverges_at_once_keeps_where_it_began(tmp_path):
+    with pytest.raises(progress.Diverged):
+        progress.run_chunks(
+            lambda x: (x + 1, {"diverged": 2.0}), jnp.float32(7), 5, name="toy", checkpoint_dir=tmp_path, log=print
+        )
+    kept = checkpoint.restore_latest(tmp_path, jnp.float32(0))
+    assert (kept.step, float(kept.tree), kept.extra) == (0, 7.0, [])
 
 
 def test_an_update_that_changes_its_runner_is_named():

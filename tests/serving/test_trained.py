@@ -67,6 +67,13 @@ def test_an_exported_program_does_what_the_agent_holds_best_for_any_number_of_ob
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+def test_without_a_memory_an_episode_begins():
+    ours, obs = agent("memory"), observations(3)
+    first = ours.act(obs)
+    np.testing.assert_allclose(first[0], ours.act(obs, jnp.zeros((3, 8)))[0], atol=1e-6)
+    assert np.abs(ours.act(obs, first[1])[0] - first[0]).max() > 1e-4
+
+
 def test_without_a_key_the_best_is_done_and_with_one_it_explores():
     ours, obs = agent("perceptron"), observations(1)[0]
     assert (ours.act(obs)[0] == ours.act(obs)[0]).all()
@@ -96,7 +103,10 @@ def test_a_folder_that_holds_no_agent_says_what_is_wrong(tmp_path):
     agent("perceptron").save(tmp_path)
     described = json.loads((tmp_path / "policy.json").read_text())
     (tmp_path / "policy.json").write_text(json.dumps({**described, "network": {"form": "LSTM"}}))
-    with pytest.raises(InputError, match="does not describe a policy: 'LSTM'"):
+    with pytest.raises(InputError, match="does not describe a policy: no 'LSTM' is known there"):
+        TrainedPolicy.load(tmp_path)
+    (tmp_path / "policy.json").write_text(json.dumps({**described, "network": "MLP"}))
+    with pytest.raises(InputError, match="does not describe a policy"):
         TrainedPolicy.load(tmp_path)
     (tmp_path / "policy.json").write_text(json.dumps({**described, "obs_size": 4}))
     with pytest.raises(InputError, match=r"float32\[6,8\], expected float32\[4,8\]"):
