@@ -59,8 +59,8 @@ def select(
     """The algorithm and the seed for every product, and one row per trial.
 
     `validation_returns` holds "ppo" and "sac", float[S >= 2, P, T] net returns per step on validation data; the numbers
-    of seeds may differ. Returns ({product: {"algorithm", "margin", "interval", "verdict", "seed"}}, trials): `margin` is
-    the seed-mean Sharpe of PPO less that of SAC, `seed` the index of the chosen algorithm's best one, and a trial is
+    of seeds may differ. Returns ({product: {"algorithm", "margin", "interval", "verdict", "seed"}}, trials): `margin`
+    is the seed-mean Sharpe of PPO less that of SAC, `seed` the index of the chosen algorithm's best one, and a trial is
     {"product", "algorithm", "seed", "validation_sharpe"}. Deterministic. Raises ValueError for other algorithms,
     shapes that disagree and returns that are not finite.
     """
