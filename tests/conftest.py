@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 
 from marljax.runtime.devices import enable_compilation_cache
 
@@ -18,3 +19,15 @@ enable_compilation_cache()
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=300)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+_MAPS = Path("/proc/self/maps")
+_MANY = 20_000
+"""Memory maps of a process. Every compiled program takes several, and Linux allows 65,530."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_do_not_pile_up():
+    """Without it a process that has compiled some thousand programs dies of a segmentation fault in the next one."""
+    yield
+    if _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > _MANY:
+        jax.clear_caches()

@@ -22,7 +22,9 @@ KINDS = {
     "recurrent": PPOConfig(**SETTINGS, network="gru"),
     "recurrent, shared critic": PPOConfig(**SETTINGS, network="gru", critic="shared"),
 }
-kinds = pytest.mark.parametrize("kind", KINDS)
+kinds = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.nightly) if kind == "recurrent" else kind for kind in KINDS]
+)
 CONFIG = KINDS["own critics"]
 
 

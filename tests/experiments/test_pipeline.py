@@ -164,6 +164,7 @@ def test_tuned_agents_are_used_only_where_validation_establishes_that_they_are_b
     assert "Joint fine-tuning" in (finished / "report.html").read_text()
 
 
+@pytest.mark.nightly
 def test_without_chunks_nothing_is_tuned(finished, books, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     assert run(tmp_path / "run", books, "--joint.chunks=0").returncode == 0
@@ -226,7 +227,10 @@ def interrupt(run_dir: Path, books: Path, when: str, number: signal.Signals) -> 
     return process.wait(timeout=300)
 
 
-@pytest.mark.parametrize("when", ["[sac] chunk 1/3", "[meta] chunk 1/2", "[joint] chunk 1/2"])
+@pytest.mark.parametrize(
+    "when",
+    ["[sac] chunk 1/3", *(pytest.param(f"[{s}] chunk 1/2", marks=pytest.mark.nightly) for s in ("meta", "joint"))],
+)
 def test_killed_at_any_moment_a_rerun_ends_with_the_same_numbers(finished, books, tmp_path, when):
     folder = tmp_path / "run"
     assert interrupt(folder, books, when, signal.SIGKILL) == -signal.SIGKILL
