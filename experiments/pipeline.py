@@ -100,11 +100,10 @@ def _presets() -> dict[str, PipelineConfig]:
         synthetic=SyntheticConfig(sessions=16),
         # Untrained agents would sit inside the usual band, and a smoke run is to show that orders flow.
         trading=TradingConfig(no_trade_band=0.05),
-        agents=dataclasses.replace(
-            demo.agents, env_steps=16_384, evaluate_every=0, search=SearchConfig(trials=2, env_steps=4_096)
-        ),
+        # Nothing is searched and nothing tuned: what takes longest here is compiling.
+        agents=dataclasses.replace(demo.agents, env_steps=16_384, evaluate_every=0, search=SearchConfig(trials=1)),
         meta=dataclasses.replace(demo.meta, seeds=1, chunks=2),
-        joint=dataclasses.replace(demo.joint, seeds=1, chunks=2, critic_chunks=1, replications=2, resamples=500),
+        joint=dataclasses.replace(demo.joint, seeds=1, chunks=0, critic_chunks=1, replications=2, resamples=500),
         backtest=BacktestConfig(replications=2, resamples=500),
     )
     full = dataclasses.replace(

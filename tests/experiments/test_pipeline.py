@@ -39,6 +39,7 @@ TINY = [
     "--meta.ppo.n-steps=8",
     "--meta.episode-blocks=4",
     "--joint.seeds=2",
+    "--joint.chunks=2",
     "--joint.n-envs=2",
     "--joint.n-steps=16",
     "--joint.resamples=100",
