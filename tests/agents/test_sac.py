@@ -189,7 +189,8 @@ def test_every_number_acts():
         runner = swept.init(start, TARGET)
         for _ in range(2):
             runner, _ = swept.update(runner, TARGET)
-        return jnp.concatenate([x.ravel() for x in jax.tree.leaves(runner.learnt.params["critics"])])
+        params = runner.learnt.params
+        return jnp.concatenate([x.ravel() for x in jax.tree.leaves((params["critics"], params["log_temperature"]))])
 
     plain = {name: getattr(learner.config, name) for name in SETTINGS}
     rows = [plain] + [plain | {name: value} for name, value in SETTINGS.items()]
