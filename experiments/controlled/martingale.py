@@ -4,12 +4,15 @@ Moves of the mid are independent and symmetric whole ticks, and books stand even
 past is worth anything. What is known beyond that is what a proof puts there.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from proof import ProofConfig
 
+from marljax.data.limits import require
 from marljax.data.schema import MarketData, Product
 from marljax.envs.replay import ReplayEnv, ReplayParams
 from marljax.envs.tapes import CostConfig, Rows, TradingConfig, cost_models, replay_params
@@ -24,6 +27,20 @@ EPISODE_STEPS = 128
 WARM_UP = 10
 """Rows at the beginning on which nobody trades, since features look that far back [rows]."""
 _LEVELS, _START = 5, 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TapeConfig(ProofConfig):
+    """Of a proof whose seeds learn on one tape and are judged each on its own."""
+
+    train_rows: int = 20_000
+    """Of the tape they learn on [rows]."""
+    test_rows: int = 2_000
+    """Of each seed's own tape to be judged on [rows]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "at least 200", lambda x: x >= 200, "train_rows", "test_rows")
 
 
 class Path(NamedTuple):

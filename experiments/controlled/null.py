@@ -20,13 +20,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from learning_curves import Panel, read_curves, write_picture
-from martingale import EPISODE_STEPS, LIMIT, martingale_market, past, trade_through, whole_length, world
-from proof import ProofConfig, Verdict, prove, train_seeds
+from martingale import EPISODE_STEPS, LIMIT, TapeConfig, martingale_market, past, trade_through, whole_length, world
+from proof import Verdict, prove, train_seeds
 from random_policy import RandomPolicy
 
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
-from marljax.data.limits import require
 from marljax.data.schema import MarketData
 from marljax.envs.replay import ReplayEnv, ReplayParams
 from marljax.evaluation.seeds import seed_interval
@@ -38,13 +37,9 @@ VOLATILITY = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
-class NullConfig(ProofConfig):
+class NullConfig(TapeConfig):
     """How agents learn and are judged."""
 
-    train_rows: int = 20_000
-    """Of the tape they learn on [rows]."""
-    test_rows: int = 2_000
-    """Of each seed's own tape to be judged on [rows]."""
     ppo: PPOConfig = PPOConfig(
         n_envs=32,
         n_steps=128,
@@ -55,10 +50,6 @@ class NullConfig(ProofConfig):
         entropy_coefficient=0.0,
     )
     """How they learn; the learning rate falls to zero over the chunks."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "at least 200", lambda x: x >= 200, "train_rows", "test_rows")
 
     @property
     def learner(self) -> PPO:

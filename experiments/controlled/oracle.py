@@ -27,6 +27,7 @@ from martingale import (
     EPISODE_STEPS,
     LIMIT,
     WARM_UP,
+    TapeConfig,
     martingale_market,
     moves,
     past,
@@ -34,11 +35,10 @@ from martingale import (
     whole_length,
     world,
 )
-from proof import ProofConfig, Verdict, prove, train_seeds
+from proof import Verdict, prove, train_seeds
 
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
-from marljax.data.limits import require
 from marljax.data.schema import MarketData
 from marljax.envs.replay import ReplayEnv, ReplayParams
 from marljax.evaluation.seeds import seed_interval
@@ -52,13 +52,9 @@ VARIANTS = ("told", "late", "shuffled")
 
 
 @dataclasses.dataclass(frozen=True)
-class OracleConfig(ProofConfig):
+class OracleConfig(TapeConfig):
     """How the three learn and are judged."""
 
-    train_rows: int = 20_000
-    """Of the tape they learn on [rows]."""
-    test_rows: int = 2_000
-    """Of each seed's own tape to be judged on [rows]."""
     ppo: PPOConfig = PPOConfig(
         n_envs=32,
         n_steps=128,
@@ -69,10 +65,6 @@ class OracleConfig(ProofConfig):
         entropy_coefficient=0.1,
     )
     """How they learn; the learning rate and the entropy bonus fall to zero over the chunks."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "at least 200", lambda x: x >= 200, "train_rows", "test_rows")
 
     @property
     def learner(self) -> PPO:
