@@ -63,9 +63,10 @@ def generator_stage(
             name="generator",
             checkpoint_dir=checkpoints / "generator",
             metrics_path=metrics_path,
-            show=("wasserstein", "generator_loss"),
+            show=("wasserstein", "spread"),
+            causes=wgan_gp.CAUSES,
         )
-        generator = make_generator(trained.runner, learned, dataset, encoded)
+        generator = make_generator(trained.runner, dataset, encoded)
         drawn = generate_sessions(generator, jax.random.fold_in(key, 1), synthetic.sessions, session_rows)
         arrays = {f"book.{name}": np.asarray(getattr(drawn, name)) for name in BOOK_FIELDS}
         arrays |= {f"params{name}": np.asarray(x) for name, x in named_leaves(generator.params).items()}

@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 
 from marljax.data.schema import InputError, MarketData, Origin, Product
+from marljax.generative.interface import windows_within
 
 Numbers = jax.Array | np.ndarray
 """On the host or on the device."""
@@ -66,10 +67,7 @@ def cut_windows(data: MarketData, length: int, stride: int) -> np.ndarray:
     if length < 1 or stride < 1:
         raise InputError(f"windows need a positive length and stride, got {length} and {stride}")
     _, joined = decompose(data)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], joined, [False]]).astype(np.int8)))
-    stretches = zip(edges[::2], edges[1::2], strict=True)
-    starts = [np.arange(first, stop - length + 1, stride) for first, stop in stretches]
-    return np.concatenate([np.zeros(0, np.int64), *starts]).astype(np.int32)
+    return windows_within(joined, length, stride)
 
 
 def next_mid(double_mid: jax.Array, move: jax.Array, spread: jax.Array, bounds: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 from flax import struct
 
 from marljax.data.limits import require_counts, require_not_negative, require_positive, require_shares
+from marljax.data.schema import InputError
 
 
 @struct.dataclass
@@ -18,7 +19,13 @@ class GanConfig:
     hidden: int = struct.field(default=32, pytree_node=False)
     """Width of the networks' first layers."""
     latents: int = struct.field(default=4, pytree_node=False)
-    """Noise channels for each of four half-lives."""
+    """Noise channels for each half-life."""
+    half_lives: tuple[float, ...] = struct.field(default=(0.0, 2.0, 8.0, 32.0), pytree_node=False)
+    """Half-lives of the generator's noise [steps]: memory that reaches beyond its convolutions."""
+    spectral_norm: bool = struct.field(default=True, pytree_node=False)
+    """Whether every kernel of the critic is divided by its largest singular value."""
+    derived: bool = struct.field(default=True, pytree_node=False)
+    """Whether the critic is shown the features of a window beside its channels."""
     batch: int = struct.field(default=32, pytree_node=False)
     """Windows in a batch."""
     critic_steps: int = struct.field(default=5, pytree_node=False)
@@ -32,18 +39,40 @@ class GanConfig:
     critic_rate: float = 1e-3
     """Adam's step for the critic."""
     penalty: float = 10.0
-    """Weight of the gradient penalty."""
+    """Weight of the gradient penalty; 0 leaves the critic to spectral normalisation alone."""
     average_decay: float = 0.995
     """How much of the generator's running average each step keeps."""
     context_dropout: float = 0.2
     """Share of windows trained without context, which is how a session starts."""
     clock_jitter: float = 0.05
     """Half-width of the noise on the time of session, so that it identifies no window [share of a session]."""
+    blow_up: float = 10.0
+    """Critic's distance that ends a training, over the mean distance between a real and a generated window, which no
+    critic of slope 1 exceeds."""
+    least_spread: float = 0.1
+    """Mean distance of generated windows to their nearest neighbours, over that of real ones, below which a training
+    ends as collapsed."""
 
     def __post_init__(self) -> None:
         require_counts(
-            self, "window", "stride", "hidden", "latents", "batch", "critic_steps", "steps_per_chunk", "chunks"
+            self,
+            "window",
+            "context",
+            "stride",
+            "hidden",
+            "latents",
+            "batch",
+            "critic_steps",
+            "steps_per_chunk",
+            "chunks",
         )
-        require_positive(self, "generator_rate", "critic_rate")
-        require_not_negative(self, "context", "penalty", "clock_jitter")
+        require_positive(self, "generator_rate", "critic_rate", "blow_up")
+        require_not_negative(self, "penalty", "clock_jitter", "least_spread")
         require_shares(self, "average_decay", "context_dropout")
+        if not self.half_lives or min(self.half_lives) < 0:
+            raise InputError(f"half_lives must be at least one number, none of them negative, got {self.half_lives}")
+
+    @property
+    def latent_half_lives(self) -> tuple[float, ...]:
+        """Half-life of each of the H latents [steps]."""
+        return tuple(half_life for half_life in self.half_lives for _ in range(self.latents))

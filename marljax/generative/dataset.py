@@ -1,21 +1,22 @@
 """What the generator is trained on: windows of the training part in channels, their conditions, and batches of them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from marljax.data.schema import InputError, MarketData, assert_not_synthetic
-from marljax.generative.books import cut_windows
+from marljax.data.schema import InputError, assert_not_synthetic
 from marljax.generative.config import GanConfig
-from marljax.generative.networks import noise_width
-from marljax.generative.representation import N_REGIMES, Encoded, Representation, encode
+from marljax.generative.interface import N_REGIMES, Encoded, windows_within
 
 
 @struct.dataclass
 class Dataset:
     """Training windows as channels, with what conditions them."""
 
+    representation: Any  # marljax.generative.interface.Representation
     channels: jax.Array  # float32[T, P, C]
     regime: jax.Array  # int32[T, P] of the trailing volatility before the row
     clock: jax.Array  # float32[T] share of the session that has passed
@@ -29,9 +30,10 @@ class Batch:
     """B windows with their contexts; P products of C channels are one axis."""
 
     scores: jax.Array  # float32[B, L+W, P*C] context, then window
+    regime: jax.Array  # int32[B, P] at the first row of the window
     present: jax.Array  # float32[B] 0 where the context is hidden
-    condition: jax.Array  # float32[B, F]
-    noise: jax.Array  # float32[B, 2, W+1, N] standard normal, for two windows of the generator
+    condition: jax.Array  # float32[B, P, F]
+    noise: jax.Array  # float32[B, 2, W+1, P*C+H] standard normal, for two windows of the generator
     mix: jax.Array  # float32[B] uniform, for the gradient penalty
 
 
@@ -40,24 +42,24 @@ class Draw:
     """All random numbers of a batch in two arrays: few large draws compile and run faster than many small ones."""
 
     uniform: jax.Array  # float32[B, 4]
-    normal: jax.Array  # float32[B, 2, W+1, N]
+    normal: jax.Array  # float32[B, 2, W+1, P*C+H]
 
 
-def make_dataset(
-    representation: Representation, training: MarketData, config: GanConfig, seed: int
-) -> tuple[Dataset, Encoded]:
+def make_dataset(representation: Any, training: Any, config: GanConfig, seed: int) -> tuple[Dataset, Encoded]:
     """Training windows of the training part, dequantised with `seed`, and the encoded rows they index.
 
-    Raises InputError where no window of `context + window` steps fits, or the data are synthetic.
+    `training` is what the representation encodes. Raises InputError where no window of `context + window` steps fits,
+    or the data are synthetic.
     """
     assert_not_synthetic(training, "training the generator")
+    encoded = representation.encode(training, seed)
     length = config.context + config.window
-    starts = cut_windows(training, length, config.stride)
+    starts = windows_within(np.asarray(encoded.joined), length, config.stride)
     if len(starts) == 0:
         raise InputError(f"the training part holds no unbroken stretch of {length + 1} steps for the generator")
-    encoded = encode(representation, training, seed)
     persistence, mixing = _linear_dynamics(encoded)
     dataset = Dataset(
+        representation=representation,
         channels=encoded.channels,
         regime=representation.regime(encoded.variance),
         clock=encoded.clock,
@@ -69,19 +71,19 @@ def make_dataset(
 
 
 def condition_features(regime: jax.Array, clock: jax.Array) -> jax.Array:
-    """float32[F] what conditions a window: every product's volatility regime and the time of session.
+    """float32[P, F] what conditions a window: each product's volatility regime and the time of session.
 
     `regime` int32[P], `clock` float32[] share of the session that has passed.
     """
     time = jnp.stack([jnp.cos(jnp.pi * clock), jnp.sin(jnp.pi * clock)])
-    return jnp.concatenate([jax.nn.one_hot(regime, N_REGIMES).reshape(-1), time])
+    return jnp.concatenate([jax.nn.one_hot(regime, N_REGIMES), jnp.tile(time, (len(regime), 1))], -1)
 
 
 def draw_numbers(key: jax.Array, dataset: Dataset, config: GanConfig) -> Draw:
     """Random numbers for the critic's batches and one of the generator, leading axis `critic_steps + 1`."""
     uniform_key, normal_key = jax.random.split(key)
     n_batches, n_channels = config.critic_steps + 1, dataset.channels.shape[1] * dataset.channels.shape[2]
-    noise = (2, config.window + 1, noise_width(config.latents, n_channels))
+    noise = (2, config.window + 1, n_channels + len(config.latent_half_lives))
     return Draw(
         uniform=jax.random.uniform(uniform_key, (n_batches, config.batch, 4)),
         normal=jax.random.normal(normal_key, (n_batches, config.batch, *noise)),
@@ -98,6 +100,7 @@ def sample_batch(drawn: Draw, dataset: Dataset, config: GanConfig) -> Batch:
     clock = dataset.clock[first] + config.clock_jitter * (2 * jitter - 1)
     return Batch(
         scores=rows,
+        regime=dataset.regime[first],
         present=(hide >= config.context_dropout).astype(jnp.float32),
         condition=jax.vmap(condition_features)(dataset.regime[first], clock),
         noise=drawn.normal,

@@ -1,10 +1,11 @@
-"""The generator and the critic, causal and strided temporal convolutions, and the critic's spectral normalisation.
+"""The generator and the critic: causal and strided temporal convolutions over all products at once.
 
 The generator is a conditional autoregression per channel, `z_t = phi z_(t-1) + mu_t + s_t e_t`, that starts from the
 last context step, so that windows stitch without a seam; a dilated causal network (Oord et al. 2016) of the context,
-the conditions, `e` up to t and noise at several half-lives sets `mu_t` and `s_t`. All channels of all products pass
-through one network, which is how their dependence is learned. A convolution is a product with the concatenated taps:
-every kernel is one matrix, which spectral normalisation (Miyato et al. 2018) divides by its largest singular value.
+the conditions, `e` up to t and noise at several half-lives sets `mu_t` and `s_t`. That noise goes on from window to
+window, which is memory beyond the convolutions' reach. Every product passes through one encoder and one decoder that
+its embedding modulates (FiLM, Perez et al. 2018); what lies between sees all products, which is how their dependence
+is learned.
 """
 
 from typing import Any
@@ -13,16 +14,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Params = Any
-
-LATENT_HALF_LIVES = (0.0, 2.0, 8.0, 32.0)
-"""Half-lives of the generator's noise [steps]: memory that reaches beyond its convolutions."""
-
 LARGEST_SCORE = 4.5
 """Generated normal scores stay within this."""
 
 _DILATIONS = (1, 2, 4, 8)
 _TAPS = 3
+_EMBEDDING = 8
 
 
 class CausalConvolution(nn.Module):
@@ -51,45 +48,70 @@ class StridedConvolution(nn.Module):
         return nn.Dense(self.features)(jnp.concatenate(taps, -1))
 
 
+class Modulation(nn.Module):
+    """float32[T, P, F] scaled and shifted by what each product's embedding and condition say."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, products: jax.Array) -> jax.Array:
+        """`products` float32[P, E]."""
+        gain = nn.Dense(x.shape[-1], name="gain")(products)
+        shift = nn.Dense(x.shape[-1], name="shift")(products)
+        # Bounded, so that a critic's layer stays Lipschitz.
+        return x * (1 + jnp.tanh(gain) / 2) + shift
+
+
 class GeneratorNetwork(nn.Module):
     """Scores of the next window, given the context before it. One window; callers vmap."""
 
     hidden: int
-    n_latents: int  # per half-life
+    n_products: int
+    half_lives: tuple[float, ...]  # of each latent [steps]
 
     @nn.compact
-    def __call__(self, noise: jax.Array, context: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
-        """float32[W, C]. `noise` float32[W+1, N] standard normal with N = `noise_width(n_latents, C)`, `context`
-        float32[L, C] scores, `present` float32[] 1, or 0 at a session's start, where the context is unknown,
-        `condition` float32[F]."""
-        n_steps, (n_context, n_channels) = len(noise) - 1, context.shape
-        noise, latent = noise[:, :n_channels], coloured(noise[:, n_channels:])
-        drive = jnp.concatenate([noise[1:], latent], -1)
-        context = context * present
-        seen = jnp.concatenate([context, jnp.full((n_context, 1), present)], -1)
-        x = jnp.concatenate(
-            [
-                jnp.pad(seen, ((0, n_steps), (0, 0))),
-                jnp.pad(drive, ((n_context, 0), (0, 0))),
-            ],
-            -1,
-        )
-        x = nn.Dense(self.hidden)(x) + nn.Dense(self.hidden)(condition)
+    def __call__(
+        self,
+        noise: jax.Array,
+        latents: jax.Array,
+        context: jax.Array,
+        present: jax.Array,
+        condition: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """float32[W, P*C] scores, and the latents float32[H] of the last step.
+
+        `noise` float32[W+1, P*C+H] standard normal, `latents` float32[H] those of the step before, `context`
+        float32[L, P*C] scores, `present` float32[] 1, or 0 at a session's start, where the context is unknown,
+        `condition` float32[P, F].
+        """
+        n_steps, (n_context, width) = len(noise) - 1, context.shape
+        n_channels = width // self.n_products
+        noise, latent = noise[:, :width], coloured(self.half_lives, latents, noise[1:, width:])
+        products = jnp.concatenate([embedding(self, self.n_products), condition], -1)
+
+        def per_product(x: jax.Array) -> jax.Array:
+            return x.reshape(len(x), self.n_products, -1)
+
+        seen = jnp.concatenate([context * present, noise[1:]])
+        x = Modulation(name="encoder")(nn.Dense(self.hidden // 2)(per_product(seen)), products)
+        x = nn.silu(x).reshape(len(x), -1)
+        is_context = (jnp.arange(len(seen)) < n_context)[:, None]
+        shared = jnp.concatenate([jnp.zeros((n_context, latent.shape[1])), latent])
+        x = nn.Dense(self.hidden)(jnp.concatenate([x, shared, is_context, is_context * present], -1))
         for dilation in _DILATIONS:
             x = x + nn.Dense(self.hidden)(nn.silu(CausalConvolution(self.hidden, dilation)(x)))
+        x = jnp.broadcast_to(x[n_context:, None], (n_steps, self.n_products, self.hidden))
         small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-        out = nn.Dense(2 * n_channels, kernel_init=small)(nn.silu(x[n_context:]))
-        mean, spread = jnp.split(out, 2, -1)
-        phi = jnp.tanh(self.param("persistence", nn.initializers.zeros, (n_channels,)))
+        out = nn.Dense(2 * n_channels, kernel_init=small)(nn.silu(Modulation(name="decoder")(x, products)))
+        mean, spread = (y.reshape(n_steps, width) for y in jnp.split(out, 2, -1))
+        phi = jnp.tanh(self.param("persistence", nn.initializers.zeros, (width,)))
         first = jnp.where(present > 0, context[-1], noise[0])
-        mixing = self.param("mixing", nn.initializers.zeros, (n_channels, n_channels))
+        mixing = self.param("mixing", nn.initializers.zeros, (width, width))
         innovations = mean + 2 * nn.sigmoid(spread) * (noise[1:] @ mixing.T)
 
         def step(z: jax.Array, innovation: jax.Array) -> tuple[jax.Array, jax.Array]:
             z = jnp.clip(phi * z + innovation, -LARGEST_SCORE, LARGEST_SCORE)
             return z, z
 
-        return jax.lax.scan(step, first, innovations)[1]
+        return jax.lax.scan(step, first, innovations)[1], latent[-1]
 
 
 class CriticNetwork(nn.Module):
@@ -97,78 +119,41 @@ class CriticNetwork(nn.Module):
 
     hidden: int
     n_context: int
-    n_moves: int  # the first channels of each product's block are moves: P of them
+    n_products: int
 
     @nn.compact
-    def __call__(self, scores: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
-        """float32[]. `scores` float32[L+W, C], the context first, `present` float32[] 0 where it is hidden else 1,
-        `condition` float32[F]."""
+    def __call__(self, scores: jax.Array, derived: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
+        """float32[]. `scores` float32[L+W, P*C], the context first, `derived` float32[L+W, P, D] the features of
+        the same rows, `present` float32[] 0 where the context is hidden else 1, `condition` float32[P, F]."""
         is_window = jnp.arange(len(scores))[:, None] >= self.n_context
         known = jnp.where(is_window, 1.0, present)
-        scores = scores * known
-        moves = scores.reshape(len(scores), self.n_moves, -1)[..., 0]
+        x = (scores * known).reshape(len(scores), self.n_products, -1)
         # Shown levels as well as moves, the critic need not learn to integrate.
-        levels = jnp.cumsum(moves, 0) / jnp.sqrt(len(scores))
-        x = jnp.concatenate([scores, levels, is_window.astype(scores.dtype), known], -1)
-        x = nn.Dense(self.hidden)(x) + nn.Dense(self.hidden)(condition)
+        levels = jnp.cumsum(x[..., :1], 0) / jnp.sqrt(len(scores))
+        x = jnp.concatenate([x, levels, derived * known[..., None]], -1)
+        products = jnp.concatenate([embedding(self, self.n_products), condition], -1)
+        x = Modulation(name="encoder")(nn.Dense(self.hidden)(x), products)
+        x = nn.leaky_relu(x, 0.2).reshape(len(scores), -1)
+        x = nn.Dense(self.hidden)(jnp.concatenate([x, is_window, known], -1))
         for width in (1, 2, 2):
             x = StridedConvolution(width * self.hidden)(nn.leaky_relu(x, 0.2))
         return nn.Dense(1)(nn.leaky_relu(x, 0.2).reshape(-1))[0]
 
 
-def noise_width(n_latents: int, n_channels: int) -> int:
-    """Random numbers that a generator takes for each step."""
-    return n_channels + n_latents * len(LATENT_HALF_LIVES)
+def embedding(module: nn.Module, n_products: int) -> Any:
+    """float32[P, E] what a module has learned about each product."""
+    return module.param("products", nn.initializers.normal(0.3), (n_products, _EMBEDDING))
 
 
-def coloured(white: jax.Array) -> jax.Array:
-    """float32[W, H * n] stationary unit noise with the latent half-lives, from white noise float32[W+1, H * n]."""
-    half_lives = jnp.repeat(jnp.array(LATENT_HALF_LIVES), white.shape[1] // len(LATENT_HALF_LIVES))
-    decay = jnp.where(half_lives > 0, 0.5 ** (1 / jnp.maximum(half_lives, 1e-6)), 0.0)
+def coloured(half_lives: tuple[float, ...], before: jax.Array, white: jax.Array) -> jax.Array:
+    """float32[W, H] stationary unit noise that goes on from `before` float32[H], from white noise float32[W, H].
+
+    `half_lives` [steps] of each column; 0 has no memory.
+    """
+    decay = jnp.array([0.5 ** (1 / h) if h > 0 else 0.0 for h in half_lives])
 
     def step(x: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = decay * x + jnp.sqrt(1 - decay**2) * e
         return x, x
 
-    return jax.lax.scan(step, white[0], white[1:])[1]
-
-
-def initial_singular_vectors(params: Params) -> Params:
-    """A unit vector float32[out] for every kernel [in, out], to start power iteration (float32[0] for a bias)."""
-
-    def first(kernel: jax.Array) -> jax.Array:
-        # Any vector that is not orthogonal to the answer will do, which no fixed one is to a random kernel's.
-        return _unit(jnp.ones(kernel.shape[1:] if kernel.ndim == 2 else (0,)))
-
-    return jax.tree.map(first, params)
-
-
-def power_iteration(params: Params, vectors: Params, n_iterations: int) -> Params:
-    """The right singular vectors after more rounds of power iteration on every kernel."""
-
-    def refine(kernel: jax.Array, v: jax.Array) -> jax.Array:
-        if kernel.ndim != 2:
-            return v
-        return jax.lax.fori_loop(0, n_iterations, lambda _, x: _unit(kernel.T @ _unit(kernel @ x)), v)
-
-    return jax.tree.map(refine, jax.lax.stop_gradient(params), vectors)
-
-
-def spectrally_normalised(params: Params, vectors: Params) -> Params:
-    """Every kernel over its largest singular value, as the vectors estimate it; biases untouched.
-
-    The singular vectors are constants to the gradient, the singular value is not (Miyato et al. 2018, eq. 8).
-    """
-
-    def normalise(kernel: jax.Array, v: jax.Array) -> jax.Array:
-        if kernel.ndim != 2:
-            return kernel
-        v = jax.lax.stop_gradient(v)
-        u = jax.lax.stop_gradient(_unit(kernel @ v))
-        return kernel / (u @ kernel @ v)
-
-    return jax.tree.map(normalise, params, vectors)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)
+    return jax.lax.scan(step, before, white)[1]

@@ -12,17 +12,19 @@ critic no lattice to spot; decoding rounds. A real window encoded with or withou
 while neighbouring knots of F lie less than 2e5 units apart.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from marljax.data.schema import InputError, MarketData, Product
+from marljax.features import FeatureConfig, FeaturePipeline, transform
+from marljax.features import fit as fit_features
 from marljax.generative.books import Numbers, Parts, decompose, next_mid, select_rows
+from marljax.generative.interface import N_REGIMES, Anchor, Encoded
 from marljax.generative.marginals import Marginals, fit_marginals
-
-N_REGIMES = 3
-"""Low, middle and high trailing volatility, split at the training part's terciles."""
 
 HALF_LIFE = 16.0
 """Half-life of the trailing volatility [steps]."""
@@ -38,24 +40,22 @@ _LARGEST_UNIT = float(2**20)
 _LARGEST_MID = 2**27
 _FEWEST_STEPS = 64
 
-
-@struct.dataclass
-class Anchor:
-    """What the row before a window leaves to it."""
-
-    double_mid: jax.Array  # int32[P] half ticks
-    variance: jax.Array  # float32[P] half ticks squared, trailing
-
-
-@struct.dataclass
-class Encoded:
-    """A whole MarketData in channels."""
-
-    channels: jax.Array  # float32[T, P, C]
-    variance: jax.Array  # float32[T, P] half ticks squared, trailing, of the rows before
-    double_mid: jax.Array  # int32[T, P] half ticks
-    clock: jax.Array  # float32[T] share of the session that has passed, 0..1
-    joined: jax.Array  # bool[T] whether the row continues the one before
+DERIVED = FeatureConfig(
+    names=(
+        "volatility",
+        "z_score",
+        "imbalance",
+        "depth_imbalance",
+        "microprice",
+        "order_flow_imbalance",
+        "signed_flow",
+    ),
+    volatility_window=8,
+    z_score_window=16,
+    flow_window=8,
+    liquidity_window=16,
+)
+"""What the critic is shown beside the channels, over windows that fit into a generated one."""
 
 
 @struct.dataclass
@@ -71,12 +71,25 @@ class Representation:
     regime_variance: jax.Array  # float32[P, N_REGIMES] half ticks squared, the typical one of each regime
     step_seconds: jax.Array  # float32[] median time between rows [s]
     session_seconds: jax.Array  # float32[] longest time since a session's start [s]
+    features: FeaturePipeline  # DERIVED with the training part's scales
+    typical_mid: jax.Array  # int32[P] half ticks, the training part's median, where windows without a price begin
     products: tuple[Product, ...] = struct.field(pytree_node=False)
     n_levels: int = struct.field(pytree_node=False)
 
     @property
+    def n_products(self) -> int:
+        """P."""
+        return len(self.products)
+
+    @property
     def n_channels(self) -> int:
+        """C, of each product."""
         return 4 * self.n_levels + 2
+
+    @property
+    def n_derived(self) -> int:
+        """D, of each product."""
+        return len(self.features.feature_names)
 
     def scale(self, variance: jax.Array) -> jax.Array:
         """float32[..., P] half ticks, what divides a move: the root of the square expected after this trailing mean.
@@ -90,6 +103,112 @@ class Representation:
     def regime(self, variance: jax.Array) -> jax.Array:
         """int32[..., P] which third of the training part's trailing volatilities this one falls into."""
         return jnp.sum(variance[..., None] > self.regime_edges, -1, dtype=jnp.int32)
+
+    def encode(self, data: MarketData, seed: int | None = None) -> Encoded:
+        """The channels of every row, on the host.
+
+        With `seed` whole numbers are spread uniformly over their unit, for training; without, nothing is random.
+        The trailing variance and channels of row t use rows up to t only. Raises InputError where products or levels
+        are not those of the fit.
+        """
+        if data.products != self.products or data.n_levels != self.n_levels:
+            raise InputError("the data's products or levels are not those the representation was fitted on")
+        parts, joined = decompose(data)
+        variance = _trailing_variance(parts.move, joined, np.asarray(self.long_run))
+        noise = None if seed is None else np.random.default_rng(seed)
+        values = _values(parts, np.asarray(self.scale(jnp.asarray(variance))), noise)
+        move = np.asarray(parts.move)
+        scores = self.marginals.to_scores(_by_parity(values, move, np.ones(move.shape[1], bool)))
+        channels = scores[..., :-1]
+        channels[..., 0] = np.where(move % 2 == 1, scores[..., -1], channels[..., 0])
+        unknown = np.isnan(values)
+        channels[unknown] = 0.0 if noise is None else noise.standard_normal(int(unknown.sum()))
+        clock = np.asarray(data.seconds) / max(float(self.session_seconds), 1e-9)
+        return Encoded(
+            channels=jnp.asarray(channels, jnp.float32),
+            variance=jnp.asarray(variance, jnp.float32),
+            level=data.double_mid,
+            clock=jnp.asarray(np.clip(clock, 0, 1), jnp.float32),
+            joined=jnp.asarray(joined),
+        )
+
+    def decode(self, channels: jax.Array, anchor: Anchor) -> tuple[tuple[Parts, jax.Array], Anchor]:
+        """Any float32[W, P, C] as valid books: parts, int32[W, P] double mids, and the anchor of the next window.
+
+        Jittable. NaN counts as the median; levels behind an absent one are absent and stand one tick further each.
+        """
+        values, odd = self._values_of(channels, anchor.level)
+        return self._books(values, jnp.where(odd, values[..., -1], values[..., 0]), anchor)
+
+    def derive(self, channels: jax.Array, regime: jax.Array) -> jax.Array:
+        """float32[W, P, D] features `DERIVED` of any float32[W, P, C], in training deviations from the training mean.
+
+        The project's own feature code on the books these channels decode to, but that nothing is rounded, so that
+        gradients flow. `regime` int32[P] sets the trailing volatility before the first row.
+        """
+        variance = jnp.take_along_axis(self.regime_variance, regime[:, None], 1)[:, 0]
+        values, odd = self._values_of(channels, self.typical_mid)
+        k = self.n_levels
+        spread = jnp.maximum(values[..., 1], 1)
+        gaps, sizes = _deep(values, k)
+
+        def step(carry: tuple[jax.Array, jax.Array], scaled: jax.Array) -> tuple[Any, jax.Array]:
+            mid, variance = carry
+            move = scaled * self.scale(variance)
+            return (mid + move, next_variance(variance, move)), mid + move
+
+        start = (self.typical_mid.astype(jnp.float32), variance)
+        _, double_mid = jax.lax.scan(step, start, jnp.where(odd, values[..., -1], values[..., 0]))
+        volume = jnp.maximum(values[..., -3], 0)
+        bid, n = (double_mid - spread) / 2, len(channels)
+        book = MarketData(
+            bid_price=jnp.concatenate([bid[..., None], bid[..., None] - jnp.cumsum(gaps[..., 0, :], -1)], -1),
+            ask_price=(bid + spread)[..., None]
+            + jnp.concatenate([jnp.zeros_like(bid)[..., None], jnp.cumsum(gaps[..., 1, :], -1)], -1),
+            bid_size=sizes[..., 0, :],
+            ask_size=sizes[..., 1, :],
+            trade_volume=volume,
+            trade_imbalance=jnp.clip(values[..., -2], -1, 1) * volume,
+            pnl=jnp.full(volume.shape, jnp.nan),
+            valid=jnp.ones(volume.shape, bool),
+            seconds=self.step_seconds * jnp.arange(n),
+            session=jnp.zeros(n, jnp.int32),
+            products=self.products,
+            origin="synthetic",
+        )
+        return transform(self.features, book)
+
+    def _values_of(self, channels: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """float32[W, P, C+1] values, the last column the move where it is odd, and bool[W, P] whether it is.
+
+        The double mid is odd where the spread is, so that the spreads say which moves are odd; `before` int32[P] is
+        the double mid of the row before.
+        """
+        scores = jnp.concatenate([channels, channels[..., :1]], -1)
+        values = jnp.clip(self.marginals.to_values(scores), -_LARGEST_UNIT, _LARGEST_UNIT)
+        spread = jnp.maximum(jnp.round(values[..., 1]).astype(jnp.int32), 1)
+        return values, jnp.diff(spread, axis=0, prepend=before[None]) % 2 == 1
+
+    def _books(
+        self, values: jax.Array, scaled_move: jax.Array, anchor: Anchor
+    ) -> tuple[tuple[Parts, jax.Array], Anchor]:
+        whole = jnp.round(values).astype(jnp.int32)
+        spread = jnp.maximum(whole[..., 1], 1)
+        gaps, sizes = _deep(whole, self.n_levels)
+        volume = jnp.maximum(whole[..., -3], 0)
+        bought = jnp.round(jnp.clip(values[..., -2], -1, 1) * volume).astype(jnp.int32)
+
+        def step(now: Anchor, inputs: tuple[jax.Array, jax.Array]) -> tuple[Anchor, tuple[jax.Array, jax.Array]]:
+            scaled, width = inputs
+            wanted = jnp.clip(scaled * self.scale(now.variance), -_LARGEST_UNIT, _LARGEST_UNIT)
+            mid = next_mid(now.level, wanted, width, self.mid_bounds)
+            move = mid - now.level
+            return Anchor(mid, next_variance(now.variance, move)), (mid, move)
+
+        after, (double_mid, move) = jax.lax.scan(step, anchor, (scaled_move, spread))
+        imbalance = jnp.clip(bought, -volume, volume)
+        sides = (gaps[..., 0, :], gaps[..., 1, :], sizes[..., 0, :], sizes[..., 1, :])
+        return (Parts(move, spread, *sides, volume, imbalance), double_mid), after
 
 
 def channel_names(n_levels: int) -> tuple[str, ...]:
@@ -148,72 +267,20 @@ def fit(training: MarketData) -> Representation:
         regime_variance=jnp.asarray(typical, jnp.float32),
         step_seconds=jnp.float32(np.median(np.diff(seconds)[joined[1:]])),
         session_seconds=jnp.float32(seconds.max()),
+        features=fit_features(training, DERIVED),
+        typical_mid=jnp.asarray(np.median(mid, 0), jnp.int32),
         products=training.products,
         n_levels=training.n_levels,
     )
 
 
-def encode(representation: Representation, data: MarketData, seed: int | None = None) -> Encoded:
-    """The channels of every row, on the host.
-
-    With `seed` whole numbers are spread uniformly over their unit, for training; without, nothing is random.
-    The trailing variance and channels of row t use rows up to t only. Raises InputError where products or levels
-    are not those of the fit.
-    """
-    if data.products != representation.products or data.n_levels != representation.n_levels:
-        raise InputError("the data's products or levels are not those the representation was fitted on")
-    parts, joined = decompose(data)
-    variance = _trailing_variance(parts.move, joined, np.asarray(representation.long_run))
-    noise = None if seed is None else np.random.default_rng(seed)
-    values = _values(parts, np.asarray(representation.scale(jnp.asarray(variance))), noise)
-    move = np.asarray(parts.move)
-    scores = representation.marginals.to_scores(_by_parity(values, move, np.ones(move.shape[1], bool)))
-    channels = scores[..., :-1]
-    channels[..., 0] = np.where(move % 2 == 1, scores[..., -1], channels[..., 0])
-    unknown = np.isnan(values)
-    channels[unknown] = 0.0 if noise is None else noise.standard_normal(int(unknown.sum()))
-    clock = np.asarray(data.seconds) / max(float(representation.session_seconds), 1e-9)
-    return Encoded(
-        channels=jnp.asarray(channels, jnp.float32),
-        variance=jnp.asarray(variance, jnp.float32),
-        double_mid=data.double_mid,
-        clock=jnp.asarray(np.clip(clock, 0, 1), jnp.float32),
-        joined=jnp.asarray(joined),
-    )
-
-
-def decode(representation: Representation, channels: jax.Array, anchor: Anchor) -> tuple[Parts, jax.Array, Anchor]:
-    """Any float32[W, P, C] as valid books: parts, int32[W, P] double mids, and the anchor of the next window.
-
-    Jittable. NaN counts as the median; levels behind an absent one are absent and stand one tick further each.
-    """
-    k = representation.n_levels
-    scores = jnp.concatenate([channels, channels[..., :1]], -1)
-    values = jnp.clip(representation.marginals.to_values(scores), -_LARGEST_UNIT, _LARGEST_UNIT)
-    whole = jnp.round(values).astype(jnp.int32)
-    spread = jnp.maximum(whole[..., 1], 1)
-    # The double mid is odd where the spread is, so that the spreads say which moves are odd.
-    odd = jnp.diff(spread, axis=0, prepend=anchor.double_mid[None]) % 2 == 1
-    scaled_move = jnp.where(odd, values[..., -1], values[..., 0])
-    gaps = jnp.maximum(whole[..., 2 : 2 * k].reshape(*whole.shape[:-1], 2, k - 1), 1)
-    sizes = jnp.maximum(whole[..., 2 * k : 4 * k].reshape(*whole.shape[:-1], 2, k), 0)
+def _deep(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Gaps [..., 2, K-1], at least 1, and sizes [..., 2, K] of values [..., C+1]; nothing behind an absent level."""
+    gaps = jnp.maximum(values[..., 2 : 2 * k].reshape(*values.shape[:-1], 2, k - 1), 1)
+    sizes = jnp.maximum(values[..., 2 * k : 4 * k].reshape(*values.shape[:-1], 2, k), 0)
     sizes = sizes.at[..., 0].max(1)
-    sizes = sizes * jnp.cumprod(sizes > 0, axis=-1)
-    gaps = jnp.where(sizes[..., 1:] > 0, gaps, 1)
-    volume = jnp.maximum(whole[..., -3], 0)
-    bought = jnp.round(jnp.clip(values[..., -2], -1, 1) * volume).astype(jnp.int32)
-
-    def step(now: Anchor, inputs: tuple[jax.Array, jax.Array]) -> tuple[Anchor, tuple[jax.Array, jax.Array]]:
-        scaled, width = inputs
-        wanted = jnp.clip(scaled * representation.scale(now.variance), -_LARGEST_UNIT, _LARGEST_UNIT)
-        mid = next_mid(now.double_mid, wanted, width, representation.mid_bounds)
-        move = mid - now.double_mid
-        return Anchor(mid, next_variance(now.variance, move)), (mid, move)
-
-    after, (double_mid, move) = jax.lax.scan(step, anchor, (scaled_move, spread))
-    imbalance = jnp.clip(bought, -volume, volume)
-    parts = Parts(move, spread, gaps[..., 0, :], gaps[..., 1, :], sizes[..., 0, :], sizes[..., 1, :], volume, imbalance)
-    return parts, double_mid, after
+    there = jnp.cumprod(jnp.round(sizes) > 0, axis=-1)
+    return jnp.where(there[..., 1:] > 0, gaps, 1), sizes * there
 
 
 def _slope(y: np.ndarray, x: np.ndarray) -> np.ndarray:

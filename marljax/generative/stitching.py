@@ -14,18 +14,18 @@ import numpy as np
 from flax import struct
 
 from marljax.data.schema import MarketData
-from marljax.generative.books import Parts, market_data
+from marljax.generative.books import market_data
 from marljax.generative.dataset import Dataset, condition_features
-from marljax.generative.networks import GeneratorNetwork, noise_width
-from marljax.generative.representation import Anchor, Encoded, Representation, decode
-from marljax.generative.wgan_gp import GanState
+from marljax.generative.interface import Anchor, Encoded
+from marljax.generative.networks import GeneratorNetwork
+from marljax.generative.wgan_gp import GanState, networks
 
 
 @struct.dataclass
 class Condition:
     """Where a session starts."""
 
-    double_mid: jax.Array  # int32[P] half ticks
+    level: jax.Array  # [P] price before the first row: int32[P] half ticks of books
     regime: jax.Array  # int32[P] volatility regime, 0 low, 1 middle, 2 high
     clock: jax.Array  # float32[] share of the session that has passed
 
@@ -35,22 +35,22 @@ class Generator:
     """A trained generator: all that drawing sessions needs."""
 
     params: Any
-    representation: Representation
+    representation: Any  # marljax.generative.interface.Representation
     starts: Condition  # [M, ...] starts of training windows, to draw from
     network: GeneratorNetwork = struct.field(pytree_node=False)
     window: int = struct.field(pytree_node=False)
     context: int = struct.field(pytree_node=False)
 
 
-def make_generator(state: GanState, representation: Representation, dataset: Dataset, encoded: Encoded) -> Generator:
+def make_generator(state: GanState, dataset: Dataset, encoded: Encoded) -> Generator:
     """The running average of a training's generator, with the starts of its training windows."""
     config = state.config
     rows = dataset.starts
     return Generator(
         params=jax.tree.map(jnp.array, state.generator_average),
-        representation=representation,
-        starts=Condition(encoded.double_mid[rows - 1], dataset.regime[rows], dataset.clock[rows]),
-        network=GeneratorNetwork(config.hidden, config.latents),
+        representation=dataset.representation,
+        starts=Condition(encoded.level[rows - 1], dataset.regime[rows], dataset.clock[rows]),
+        network=networks(config, dataset.representation.n_products)[0],
         window=config.window,
         context=config.context,
     )
@@ -58,36 +58,12 @@ def make_generator(state: GanState, representation: Representation, dataset: Dat
 
 @partial(jax.jit, static_argnames="n_steps")
 def generate(generator: Generator, key: jax.Array, condition: Condition, n_steps: int) -> MarketData:
-    """One session of `n_steps` rows on the training part's time grid; vmap over keys and conditions for many.
+    """One session of `n_steps` book rows on the training part's time grid; vmap over keys and conditions for many.
 
     The first row follows `condition`, which is not part of the session. `seconds` count from the session's start.
     """
     representation = generator.representation
-    n_products = len(representation.products)
-    shape = (n_products, representation.n_channels)
-    n_channels = n_products * representation.n_channels
-    anchor = Anchor(
-        condition.double_mid,
-        jnp.take_along_axis(representation.regime_variance, condition.regime[:, None], 1)[:, 0],
-    )
-    clock_step = representation.step_seconds * generator.window / jnp.maximum(representation.session_seconds, 1e-9)
-
-    def one_window(carry: tuple[Anchor, jax.Array, jax.Array, jax.Array], key: jax.Array) -> tuple[Any, Any]:
-        anchor, context, present, clock = carry
-        features = condition_features(representation.regime(anchor.variance), jnp.minimum(clock, 1.0))
-        noise = jax.random.normal(key, (generator.window + 1, noise_width(generator.network.n_latents, n_channels)))
-        scores: Any = generator.network.apply({"params": generator.params}, noise, context, present, features)
-        parts, double_mid, anchor = decode(representation, scores.reshape(-1, *shape), anchor)
-        context = jnp.concatenate([context, scores])[-generator.context :]
-        return (anchor, context, jnp.float32(1.0), clock + clock_step), (parts, double_mid)
-
-    empty = jnp.zeros((generator.context, n_channels))
-    keys = jax.random.split(key, -(-n_steps // generator.window))
-    start = (anchor, empty, jnp.float32(0.0), condition.clock)
-    _, windows = jax.lax.scan(one_window, start, keys)
-    # The product is spelt out, since -1 cannot be inferred where a book of one level has no gaps.
-    parts, double_mid = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:n_steps], windows)
-    assert isinstance(parts, Parts)
+    parts, double_mid = generate_rows(generator, key, condition, n_steps)
     seconds = condition.clock * representation.session_seconds + representation.step_seconds * jnp.arange(n_steps)
     return market_data(
         parts,
@@ -97,6 +73,40 @@ def generate(generator: Generator, key: jax.Array, condition: Condition, n_steps
         products=representation.products,
         origin="synthetic",
     )
+
+
+@partial(jax.jit, static_argnames="n_steps")
+def generate_rows(generator: Generator, key: jax.Array, condition: Condition, n_steps: int) -> Any:
+    """`n_steps` rows of what the representation decodes to, window after window."""
+    representation = generator.representation
+    shape = (representation.n_products, representation.n_channels)
+    width, n_latents = shape[0] * shape[1], len(generator.network.half_lives)
+    variance = jnp.take_along_axis(representation.regime_variance, condition.regime[:, None], 1)[:, 0]
+    clock_step = representation.step_seconds * generator.window / jnp.maximum(representation.session_seconds, 1e-9)
+
+    def one_window(carry: tuple[Any, ...], key: jax.Array) -> tuple[Any, Any]:
+        anchor, context, latents, present, clock = carry
+        features = condition_features(representation.regime(anchor.variance), jnp.minimum(clock, 1.0))
+        noise = jax.random.normal(key, (generator.window + 1, width + n_latents))
+        params = {"params": generator.params}
+        out: Any = generator.network.apply(params, noise, latents, context, present, features)
+        scores, latents = out
+        rows, anchor = representation.decode(scores.reshape(-1, *shape), anchor)
+        context = jnp.concatenate([context, scores])[-generator.context :]
+        return (anchor, context, latents, jnp.float32(1.0), clock + clock_step), rows
+
+    latent_key, window_key = jax.random.split(key)
+    keys = jax.random.split(window_key, -(-n_steps // generator.window))
+    start = (
+        Anchor(condition.level, variance),
+        jnp.zeros((generator.context, width)),
+        jax.random.normal(latent_key, (n_latents,)),
+        jnp.float32(0.0),
+        condition.clock,
+    )
+    _, windows = jax.lax.scan(one_window, start, keys)
+    # The product is spelt out, since -1 cannot be inferred where a book of one level has no gaps.
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:n_steps], windows)
 
 
 def draw_conditions(generator: Generator, key: jax.Array, n_sessions: int, n_steps: int) -> Condition:

@@ -1,8 +1,8 @@
 """Conditional Wasserstein GAN with gradient penalty (Gulrajani et al. 2017) and a spectrally normalised critic.
 
 A learner like the others: `init(key, dataset, config) -> GanState` and `update(state, dataset) -> (state, metrics)`,
-one jitted and donated chunk of generator steps. Where a step's losses or gradients are not finite, the state before it
-is kept, the rest of the training does nothing, and the metric `diverged` says so.
+one jitted and donated chunk of generator steps. A chunk that diverges is undone, the rest of the training does
+nothing, and the metric `diverged` says why (`CAUSES`).
 """
 
 from dataclasses import replace
@@ -16,15 +16,11 @@ from flax import struct
 
 from marljax.generative.config import GanConfig
 from marljax.generative.dataset import Batch, Dataset, Draw, draw_numbers, make_dataset, sample_batch
-from marljax.generative.networks import (
-    CriticNetwork,
-    GeneratorNetwork,
-    initial_singular_vectors,
-    power_iteration,
-    spectrally_normalised,
-)
+from marljax.generative.networks import CriticNetwork, GeneratorNetwork
+from marljax.generative.spectral import initial_singular_vectors, power_iteration, spectrally_normalised
 
 __all__ = [
+    "CAUSES",
     "Dataset",
     "GanConfig",
     "GanState",
@@ -32,11 +28,20 @@ __all__ = [
     "init",
     "make_dataset",
     "networks",
+    "relative_spread",
     "train",
     "update",
 ]
 
 Metrics = dict[str, jax.Array]
+
+CAUSES = (
+    "",
+    "a loss or a gradient is not finite",
+    "the critic blew up: its distance exceeds what blow_up allows",
+    "mode collapse: generated windows lie nearer to each other than least_spread allows",
+)
+"""What the metric `diverged` says, by its number; 0 is a sound chunk."""
 
 # One round, as is usual, lags behind while another singular value overtakes the largest.
 _POWER_ITERATIONS = 8
@@ -55,12 +60,15 @@ class GanState:
     critic_optimiser: optax.OptState
     key: jax.Array  # typed key[]
     step: jax.Array  # int32[] generator updates done
-    diverged: jax.Array  # bool[] a step was not finite; the state is the last good one
+    diverged: jax.Array  # int32[] 0, or the cause in `CAUSES`; the state is the last good one
 
 
 def networks(config: GanConfig, n_products: int) -> tuple[GeneratorNetwork, CriticNetwork]:
     """The two networks of a configuration."""
-    return GeneratorNetwork(config.hidden, config.latents), CriticNetwork(config.hidden, config.context, n_products)
+    return (
+        GeneratorNetwork(config.hidden, n_products, config.latent_half_lives),
+        CriticNetwork(config.hidden, config.context, n_products),
+    )
 
 
 @jax.jit
@@ -70,12 +78,14 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
     generator_network, critic_network = networks(config, dataset.channels.shape[1])
     batch = sample_batch(jax.tree.map(lambda x: x[0], draw_numbers(draw_key, dataset, config)), dataset, config)
     first = jax.tree.map(lambda x: x[0], batch)
-    inputs = (first.present, first.condition)
     context = first.scores[: config.context]
-    generator = generator_network.init(generator_key, first.noise[0], context, *inputs)["params"]
+    latents = first.noise[0, 0, -len(config.latent_half_lives) :]
+    inputs = (first.present, first.condition)
+    generator = generator_network.init(generator_key, first.noise[0], latents, context, *inputs)["params"]
     # Training begins from the best diagonal autoregression with correlated noise, and learns what that lacks.
     generator = generator | {"persistence": jnp.arctanh(dataset.persistence), "mixing": dataset.mixing}
-    critic = critic_network.init(critic_key, first.scores, *inputs)["params"]
+    derived = _derived(dataset, config, first.scores, first.regime)
+    critic = critic_network.init(critic_key, first.scores, derived, *inputs)["params"]
     return GanState(
         config=jax.tree.map(jnp.float32, config),
         generator=generator,
@@ -86,7 +96,7 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
         critic_optimiser=_adam(config.critic_rate).init(critic),
         key=key,
         step=jnp.int32(0),
-        diverged=jnp.array(False),
+        diverged=jnp.int32(0),
     )
 
 
@@ -94,17 +104,16 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
 def update(state: GanState, dataset: Dataset) -> tuple[GanState, Metrics]:
     """One chunk of `steps_per_chunk` generator updates. Metrics are means over the chunk, float32[].
 
-    `wasserstein` is the critic's estimate of the distance, `diverged` 1 where the chunk was broken off.
+    `wasserstein` is the critic's estimate of the distance and `reach` what it is of the mean distance between a real
+    and a generated window, `spread` is `relative_spread`; `diverged` numbers the cause in `CAUSES` for which the chunk
+    was undone, 0 where it was not.
     """
 
-    def step(state: GanState, _: None) -> tuple[GanState, Metrics]:
-        new, metrics = _step(state, dataset)
-        good = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all() & ~state.diverged
-        kept = jax.lax.cond(good, lambda: new, lambda: state)
-        return replace(kept, diverged=~good), jax.tree.map(lambda x: jnp.where(good, x, jnp.nan), metrics)
-
-    state, metrics = jax.lax.scan(step, state, None, length=state.config.steps_per_chunk)
-    return state, jax.tree.map(jnp.nanmean, metrics) | {"diverged": state.diverged.astype(jnp.float32)}
+    new, metrics = jax.lax.scan(lambda s, _: _step(s, dataset), state, None, length=state.config.steps_per_chunk)
+    cause = jnp.where(state.diverged > 0, state.diverged, _cause(new.config, metrics))
+    kept = jax.tree.map(lambda n, o: jnp.where(cause == 0, n, o), replace(new, diverged=cause), state)
+    means = {name: jnp.mean(x) for name, x in metrics.items()}
+    return replace(kept, diverged=cause), means | {"diverged": cause.astype(jnp.float32)}
 
 
 def train(key: jax.Array, dataset: Dataset, config: GanConfig) -> tuple[GanState, Metrics]:
@@ -125,6 +134,25 @@ def gradient_penalty(critic: Any, real: jax.Array, fake: jax.Array, mix: jax.Arr
     return jnp.mean(jnp.square(jax.vmap(norm)(jnp.arange(len(real)), real, fake, mix) - 1))
 
 
+def relative_spread(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """float32[] mean distance of fake windows [B, ...] to their nearest neighbours, over that of real ones: near 0
+    where a generator has collapsed to a few windows."""
+
+    def nearest(windows: jax.Array) -> jax.Array:
+        flat = windows.reshape(len(windows), -1)
+        squared = jnp.sum(jnp.square(flat[:, None] - flat), -1) + jnp.where(jnp.eye(len(flat)) > 0, jnp.inf, 0.0)
+        return jnp.mean(jnp.sqrt(squared.min(1)))
+
+    return nearest(fake) / jnp.maximum(nearest(real), 1e-9)
+
+
+def _cause(config: GanConfig, metrics: Metrics) -> jax.Array:
+    """int32[] the first of `CAUSES` that a chunk's metrics float32[steps] show."""
+    finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
+    shown = (~finite, jnp.max(metrics["reach"]) > config.blow_up, jnp.mean(metrics["spread"]) < config.least_spread)
+    return jnp.where(jnp.stack(shown).any(), 1 + jnp.argmax(jnp.stack(shown)), 0).astype(jnp.int32)
+
+
 def _step(state: GanState, dataset: Dataset) -> tuple[GanState, Metrics]:
     """`critic_steps` critic updates and one of the generator."""
     key, draw_key = jax.random.split(state.key)
@@ -143,16 +171,14 @@ def _critic_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanStat
     singular = power_iteration(state.critic, state.singular, _POWER_ITERATIONS)
 
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
-        bounded = {"params": spectrally_normalised(params, singular)}
-
-        def score(i: jax.Array, scores: jax.Array) -> Any:
-            return network.apply(bounded, scores, batch.present[i], batch.condition[i])
-
+        critic = _critic(network, params, singular, config, dataset, batch)
         rows = jnp.tile(jnp.arange(config.batch), 2)
-        real_scores, fake_scores = jnp.split(jax.vmap(score)(rows, jnp.concatenate([batch.scores, fake])), 2)
+        real_scores, fake_scores = jnp.split(jax.vmap(critic)(rows, jnp.concatenate([batch.scores, fake])), 2)
         distance = jnp.mean(real_scores) - jnp.mean(fake_scores)
-        penalty = gradient_penalty(score, batch.scores, fake, batch.mix)
-        return config.penalty * penalty - distance, {"wasserstein": distance, "gradient_penalty": penalty}
+        penalty = gradient_penalty(critic, batch.scores, fake, batch.mix)
+        apart = jnp.mean(jnp.sqrt(jnp.sum(jnp.square(batch.scores - fake), (1, 2))))
+        metrics = {"wasserstein": distance, "gradient_penalty": penalty, "reach": jnp.abs(distance) / apart}
+        return config.penalty * penalty - distance, metrics
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.critic)
     change, optimiser = _adam(config.critic_rate).update(gradient, state.critic_optimiser)
@@ -166,14 +192,13 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
     batch = sample_batch(draw, dataset, config)
     generator_network, network = networks(config, dataset.channels.shape[1])
     singular = power_iteration(state.critic, state.singular, _POWER_ITERATIONS)
-    bounded = {"params": spectrally_normalised(state.critic, singular)}
+    critic = _critic(network, state.critic, singular, config, dataset, batch)
 
-    def loss(params: Any) -> jax.Array:
+    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         fake = _generate(generator_network, params, batch, config.context)
-        scores: Any = jax.vmap(partial(network.apply, bounded))(fake, batch.present, batch.condition)
-        return -jnp.mean(scores)
+        return -jnp.mean(jax.vmap(critic)(jnp.arange(config.batch), fake)), fake
 
-    value, gradient = jax.value_and_grad(loss)(state.generator)
+    (value, fake), gradient = jax.value_and_grad(loss, has_aux=True)(state.generator)
     change, optimiser = _adam(config.generator_rate).update(gradient, state.generator_optimiser)
     generator = optax.apply_updates(state.generator, change)
     # A young average follows closely, so that it does not remember the initial weights.
@@ -187,7 +212,27 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
         singular=singular,
         step=state.step + 1,
     )
-    return state, {"generator_loss": value, "generator_gradient": optax.tree.norm(gradient)}
+    spread = relative_spread(batch.scores[:, config.context :], fake[:, config.context :])
+    return state, {"generator_loss": value, "generator_gradient": optax.tree.norm(gradient), "spread": spread}
+
+
+def _critic(
+    network: CriticNetwork, params: Any, singular: Any, config: GanConfig, dataset: Dataset, batch: Batch
+) -> Any:
+    """`critic(i, scores) -> float32[]`: what the critic thinks of a window under row i's conditions."""
+    bounded = {"params": spectrally_normalised(params, singular) if config.spectral_norm else params}
+
+    def score(i: jax.Array, scores: jax.Array) -> Any:
+        derived = _derived(dataset, config, scores, batch.regime[i])
+        return network.apply(bounded, scores, derived, batch.present[i], batch.condition[i])
+
+    return score
+
+
+def _derived(dataset: Dataset, config: GanConfig, scores: jax.Array, regime: jax.Array) -> Any:
+    """float32[L+W, P, D] features of scores float32[L+W, P*C]; D is 0 where the critic is not shown any."""
+    channels = scores.reshape(len(scores), len(regime), -1)
+    return dataset.representation.derive(channels, regime) if config.derived else channels[..., :0]
 
 
 def _generate(network: GeneratorNetwork, params: Any, batch: Batch, n_context: int) -> Any:
@@ -197,12 +242,14 @@ def _generate(network: GeneratorNetwork, params: Any, batch: Batch, n_context: i
     would drift away when sessions are stitched. Where the context is hidden, the window is the session's first.
     """
 
+    n_latents = len(network.half_lives)
+
     def one(noise: jax.Array, scores: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
         draw = partial(network.apply, {"params": params})
         context = scores[:n_context]
-        first: Any = draw(noise[0], context, present, condition)
+        first, latents = draw(noise[0], noise[0, 0, -n_latents:], context, present, condition)
         own = jnp.concatenate([context, first])[-n_context:]
-        second: Any = draw(noise[1], own, jnp.float32(1.0), condition)
+        second: Any = draw(noise[1], latents, own, jnp.float32(1.0), condition)[0]
         return jnp.where(present > 0, jnp.concatenate([own, second]), jnp.concatenate([context, first]))
 
     return jax.vmap(one)(batch.noise, batch.scores, batch.present, batch.condition)

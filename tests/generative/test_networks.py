@@ -4,30 +4,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marljax.generative.networks import (
-    LATENT_HALF_LIVES,
-    CriticNetwork,
-    GeneratorNetwork,
-    coloured,
-    initial_singular_vectors,
-    noise_width,
-    power_iteration,
-    spectrally_normalised,
-)
+from marljax.generative.networks import CriticNetwork, GeneratorNetwork, coloured
+from marljax.generative.spectral import initial_singular_vectors, power_iteration, spectrally_normalised
 
-CHANNELS, STEPS, CONTEXT = 12, 16, 8
+PRODUCTS, CHANNELS, STEPS, CONTEXT = 3, 12, 16, 8
+HALF_LIVES = (0.0, 2.0, 8.0, 32.0)
 
 
 def inputs(key):
-    noise = jax.random.normal(key, (STEPS + 1, noise_width(2, CHANNELS)))
-    return noise, jax.random.normal(key, (CONTEXT, CHANNELS)), jnp.float32(1.0), jnp.ones(5)
+    noise = jax.random.normal(key, (STEPS + 1, CHANNELS + len(HALF_LIVES)))
+    context = jax.random.normal(key, (CONTEXT, CHANNELS))
+    return noise, jnp.zeros(len(HALF_LIVES)), context, jnp.float32(1.0), jnp.ones((PRODUCTS, 5))
 
 
 def generator(key):
-    network = GeneratorNetwork(16, 2)
+    network = GeneratorNetwork(16, PRODUCTS, HALF_LIVES)
     params = network.init(key, *inputs(key))["params"]
     noisy = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), params)
-    return lambda *xs: network.apply({"params": noisy}, *xs)
+    return lambda *xs: network.apply({"params": noisy}, *xs)[0]
 
 
 def test_generated_steps_do_not_depend_on_later_noise():
@@ -42,18 +36,19 @@ def test_generated_steps_do_not_depend_on_later_noise():
 
 def test_a_hidden_context_has_no_influence_and_a_present_one_has():
     key = jax.random.key(1)
-    noise, context, _, condition = inputs(key)
+    noise, latents, context, _, condition = inputs(key)
     draw = generator(key)
-    hidden = [draw(noise, c, jnp.float32(0.0), condition) for c in (context, context + 1)]
+    hidden = [draw(noise, latents, c, jnp.float32(0.0), condition) for c in (context, context + 1)]
     np.testing.assert_array_equal(*hidden)
-    present = [draw(noise, c, jnp.float32(1.0), condition) for c in (context, context + 1)]
+    present = [draw(noise, latents, c, jnp.float32(1.0), condition) for c in (context, context + 1)]
     assert np.abs(present[0] - present[1]).max() > 0.05
 
 
 def test_coloured_noise_is_standard_and_has_the_stated_half_lives():
-    noise = np.asarray(coloured(jax.random.normal(jax.random.key(0), (40_001, 4))))
+    white = jax.random.normal(jax.random.key(0), (40_001, 4))
+    noise = np.asarray(coloured(HALF_LIVES, white[0], white[1:]))
     np.testing.assert_allclose(noise.std(0), 1.0, atol=0.1)
-    for x, half_life in zip(noise.T, LATENT_HALF_LIVES, strict=True):
+    for x, half_life in zip(noise.T, HALF_LIVES, strict=True):
         lag = max(int(half_life), 1)
         expected = 0.5 if half_life else 0.0
         assert abs(np.corrcoef(x[lag:], x[:-lag])[0, 1] - expected) < 0.1
@@ -61,16 +56,17 @@ def test_coloured_noise_is_standard_and_has_the_stated_half_lives():
 
 def test_every_critic_kernel_has_largest_singular_value_one():
     key = jax.random.key(2)
-    network = CriticNetwork(24, CONTEXT, 3)
-    params = network.init(key, jnp.zeros((CONTEXT + STEPS, CHANNELS)), jnp.float32(1.0), jnp.ones(5))["params"]
+    network = CriticNetwork(24, CONTEXT, PRODUCTS)
+    shown = (jnp.zeros((CONTEXT + STEPS, CHANNELS)), jnp.zeros((CONTEXT + STEPS, PRODUCTS, 2)))
+    params = network.init(key, *shown, jnp.float32(1.0), jnp.ones((PRODUCTS, 5)))["params"]
     vectors = power_iteration(params, initial_singular_vectors(params), 50)
     bounded = spectrally_normalised(params, vectors)
-    kernels = [x for x in jax.tree.leaves(bounded) if x.ndim == 2]
-    assert len(kernels) == 6
-    for kernel in kernels:
-        assert abs(np.linalg.svd(kernel, compute_uv=False)[0] - 1) < 0.02
-    for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(bounded), strict=True):
-        if before.ndim == 1:
+    normalised = jax.tree_util.tree_leaves_with_path(bounded)
+    assert sum(path[-1].key == "kernel" for path, _ in normalised) == 8
+    for before, (path, after) in zip(jax.tree.leaves(params), normalised, strict=True):
+        if path[-1].key == "kernel":
+            assert abs(np.linalg.svd(after, compute_uv=False)[0] - 1) < 0.01
+        else:
             np.testing.assert_array_equal(before, after)
 
 
@@ -86,3 +82,29 @@ def test_the_gradient_of_a_normalised_kernel_ignores_its_length():
     gradient = jax.grad(loss)(kernel)["kernel"]
     assert abs(float(jnp.sum(gradient * kernel["kernel"]))) < 1e-3
     assert float(jnp.abs(gradient).max()) > 0.05
+
+
+def test_latents_go_on_from_window_to_window():
+    """A latent of half-life 32 remembers the window before; without its state it would begin anew."""
+    key = jax.random.key(3)
+    network = GeneratorNetwork(16, PRODUCTS, HALF_LIVES)
+    noise, latents, *rest = inputs(key)
+    params = network.init(key, noise, latents, *rest)
+    _, quiet = network.apply(params, jnp.zeros_like(noise), jnp.ones(4), *rest)
+    np.testing.assert_allclose(quiet, [0.0, 0.5**8, 0.5**2, 0.5**0.5], rtol=1e-5)
+
+
+def test_products_differ_by_their_embedding_alone():
+    """Two products with the same numbers and the same embedding are treated alike; another embedding is not."""
+    key = jax.random.key(4)
+    network = GeneratorNetwork(16, 2, HALF_LIVES)
+    noise = jax.random.normal(key, (STEPS + 1, 8 + 4)).at[:, 4:8].set(0.0).at[:, :4].set(0.0)
+    inputs = (noise, jnp.zeros(4), jnp.zeros((CONTEXT, 8)), jnp.float32(1.0), jnp.ones((2, 5)))
+    params = network.init(key, *inputs)["params"]
+    params = jax.tree.map(lambda x: x + 0.02, params)
+    same = {**params, "products": jnp.ones((2, 8))}
+    one, two = jnp.split(network.apply({"params": same}, *inputs)[0], 2, -1)
+    np.testing.assert_allclose(one, two, atol=1e-6)
+    other = {**params, "products": jnp.stack([jnp.ones(8), -jnp.ones(8)])}
+    one, two = jnp.split(network.apply({"params": other}, *inputs)[0], 2, -1)
+    assert float(jnp.abs(one - two).max()) > 0.01

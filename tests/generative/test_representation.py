@@ -16,7 +16,8 @@ from marljax.data.readers import read
 from marljax.data.schema import InputError, MarketData
 from marljax.generative.books import cut_windows, decompose, market_data
 from marljax.generative.quality import hill_index
-from marljax.generative.representation import Anchor, Representation, channel_names, decode, encode, fit
+from marljax.generative.interface import Anchor
+from marljax.generative.representation import Representation, channel_names, fit
 from tests.reference.generative import BOOK_FIELDS, toy_market
 
 REAL = Path(__file__).parents[3] / "shared/data"
@@ -24,7 +25,7 @@ REAL = Path(__file__).parents[3] / "shared/data"
 
 def decoded(representation: Representation, channels, anchor: Anchor) -> MarketData:
     """Books of channels, the schema's invariants checked."""
-    parts, double_mid, _ = jax.jit(decode)(representation, channels, anchor)
+    (parts, double_mid), _ = jax.jit(type(representation).decode)(representation, channels, anchor)
     books = market_data(
         parts,
         double_mid,
@@ -38,12 +39,12 @@ def decoded(representation: Representation, channels, anchor: Anchor) -> MarketD
 
 
 def assert_round_trip(representation: Representation, data: MarketData, seed: int | None, length: int) -> None:
-    encoded = encode(representation, data, seed)
+    encoded = representation.encode(data, seed)
     starts = cut_windows(data, length, length)
     assert len(starts) >= 2
     for start in starts:
         window = slice(start, start + length)
-        anchor = Anchor(encoded.double_mid[start - 1], encoded.variance[start])
+        anchor = Anchor(encoded.level[start - 1], encoded.variance[start])
         books = decoded(representation, encoded.channels[window], anchor)
         for field in BOOK_FIELDS:
             np.testing.assert_array_equal(getattr(books, field), getattr(data, field)[window], err_msg=field)
@@ -100,7 +101,7 @@ def test_any_channels_decode_to_valid_books(seed, spread, hostile, n_levels):
 
 def test_training_scores_are_standard_normal():
     data = toy_market(0, n_steps=4000)
-    encoded = encode(fit(data), data, seed=1)
+    encoded = fit(data).encode(data, seed=1)
     scores = np.asarray(encoded.channels)[np.asarray(encoded.joined)]
     for p, c in np.ndindex(scores.shape[1:]):
         assert scipy.stats.kstest(scores[:, p, c], "norm").statistic < 0.025, channel_names(3)[c]
@@ -154,7 +155,7 @@ def test_channels_do_not_see_the_future():
     data = toy_market(0)
     other = jax.tree.map(lambda x, y: jnp.concatenate([x[:700], y[700:]]), data, toy_market(1))
     representation = fit(data)
-    one, two = encode(representation, data), encode(representation, other)
+    one, two = representation.encode(data), representation.encode(other)
     chex.assert_trees_all_equal(one.channels[:700], two.channels[:700])
     chex.assert_trees_all_equal(one.variance[:700], two.variance[:700])
     assert not np.array_equal(one.channels[700:], two.channels[700:])
@@ -163,7 +164,7 @@ def test_channels_do_not_see_the_future():
 def test_regimes_split_the_training_part_into_thirds():
     data = toy_market(0, clustering=0.97)
     representation = fit(data)
-    regime = np.asarray(representation.regime(encode(representation, data).variance))
+    regime = np.asarray(representation.regime(representation.encode(data).variance))
     share = np.stack([(regime == k).mean(0) for k in range(3)])
     np.testing.assert_allclose(share, 1 / 3, atol=0.03)
 
@@ -172,6 +173,6 @@ def test_a_part_that_is_too_short_or_another_market_is_refused():
     with pytest.raises(InputError, match="at least 64"):
         fit(toy_market(0, n_steps=60))
     with pytest.raises(InputError, match="not those the representation was fitted on"):
-        encode(fit(toy_market(0)), toy_market(0, n_levels=2))
+        fit(toy_market(0)).encode(toy_market(0, n_levels=2))
     with pytest.raises(InputError, match="positive length"):
         cut_windows(toy_market(0), 0, 1)

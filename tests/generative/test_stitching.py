@@ -23,7 +23,7 @@ def untrained():
     data = toy_market(0, n_levels=2, clustering=0.97)
     representation = fit(data)
     dataset, encoded = make_dataset(representation, data, SMALL, 0)
-    return make_generator(init(jax.random.key(0), dataset, SMALL), representation, dataset, encoded), data
+    return make_generator(init(jax.random.key(0), dataset, SMALL), dataset, encoded), data
 
 
 def test_sessions_are_valid_labelled_and_on_the_training_grid():

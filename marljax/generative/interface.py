@@ -1,0 +1,80 @@
+"""What the trainer and the sessions ask of a representation: how data become channels, and channels data again.
+
+`representation.py` holds books and `bars.py` daily bars; the networks, the training and the stitching of windows
+know neither. A representation is a pytree whose arrays come from the training part alone.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import struct
+
+N_REGIMES = 3
+"""Low, middle and high trailing volatility, split at the training part's terciles."""
+
+
+@struct.dataclass
+class Encoded:
+    """A whole data set in channels."""
+
+    channels: jax.Array  # float32[T, P, C]
+    variance: jax.Array  # float32[T, P] trailing mean of squared moves of the rows before, in the data's own unit
+    level: jax.Array  # [T, P] price in the data's own unit: int32 half ticks of books, float32 logs of bars
+    clock: jax.Array  # float32[T] share of the session that has passed, 0..1
+    joined: jax.Array  # bool[T] whether the row continues the one before
+
+
+@struct.dataclass
+class Anchor:
+    """What the row before a window leaves to it."""
+
+    level: jax.Array  # [P] as in Encoded
+    variance: jax.Array  # float32[P] as in Encoded
+
+
+class Representation(Protocol):
+    """Fitted on the training part."""
+
+    regime_variance: jax.Array  # float32[P, N_REGIMES] the typical trailing variance of each regime
+    step_seconds: jax.Array  # float32[] time between rows [s]
+    session_seconds: jax.Array  # float32[] longest time since a session's start [s]
+
+    @property
+    def n_products(self) -> int:
+        """P."""
+        ...
+
+    @property
+    def n_channels(self) -> int:
+        """C, of each product. The first channel is the move."""
+        ...
+
+    @property
+    def n_derived(self) -> int:
+        """D, of each product."""
+        ...
+
+    def encode(self, data: Any, seed: int | None = None) -> Encoded:
+        """Channels of every row, on the host; with `seed` lattices are filled with noise, for training."""
+        ...
+
+    def decode(self, channels: jax.Array, anchor: Anchor) -> tuple[Any, Anchor]:
+        """Rows of any float32[W, P, C], leading axis W, and the anchor of the window behind it. Jittable."""
+        ...
+
+    def derive(self, channels: jax.Array, regime: jax.Array) -> jax.Array:
+        """float32[W, P, D] features of float32[W, P, C] channels, differentiable; `regime` int32[P] at the first."""
+        ...
+
+    def regime(self, variance: jax.Array) -> jax.Array:
+        """int32[..., P] which third of the training part's trailing volatilities this one falls into."""
+        ...
+
+
+def windows_within(joined: np.ndarray, length: int, stride: int) -> np.ndarray:
+    """int32[N] first rows of windows of `length` rows that all continue the one before (`joined` bool[T])."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], joined, [False]]).astype(np.int8)))
+    stretches = zip(edges[::2], edges[1::2], strict=True)
+    starts = [np.arange(first, stop - length + 1, stride) for first, stop in stretches]
+    return np.concatenate([np.zeros(0, np.int64), *starts]).astype(np.int32)
