@@ -38,13 +38,23 @@ class Whitening:
         return np.clip(white, -_CLIP, _CLIP).astype(np.float32)
 
 
+def check_windows(what: str, windows: np.ndarray) -> np.ndarray:
+    """The windows, or InputError where they are not [N, W, C], are none, or hold anything but finite numbers."""
+    windows = np.asarray(windows)
+    if windows.ndim != 3 or windows.size == 0:
+        raise InputError(f"{what} must be [N, W, C] and not empty, got {windows.shape}")
+    if not np.isfinite(windows).all():
+        raise InputError(f"{what} hold values that are not finite")
+    return windows
+
+
 def fit_whitening(windows: np.ndarray) -> Whitening:
     """Whitening of windows [N, W, C] from the principal components of their channels' correlations.
 
     A direction without variance (a channel that copies another) is enlarged at most a hundredfold, and a constant
     channel is measured in the median deviation of those that move.
     """
-    rows = _checked("windows to whiten by", windows).reshape(-1, windows.shape[-1])
+    rows = check_windows("windows to whiten by", windows).reshape(-1, windows.shape[-1])
     deviation = rows.std(0)
     moves = deviation > 1e-9 * max(float(deviation.max()), 1e-30)
     deviation = np.where(moves, deviation, np.median(deviation[moves]) if moves.any() else 1.0)
@@ -57,7 +67,7 @@ def fit_whitening(windows: np.ndarray) -> Whitening:
 
 def min_max(windows: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """float32[N, W, C] windows in units of the reference's range per channel: 0 its least, 1 its greatest value."""
-    rows = _checked("windows to scale by", reference).reshape(-1, reference.shape[-1])
+    rows = check_windows("windows to scale by", reference).reshape(-1, reference.shape[-1])
     low, high = rows.min(0), rows.max(0)
     return ((windows - low) / np.where(high > low, high - low, 1.0)).astype(np.float32)
 
@@ -88,7 +98,7 @@ def discriminative_scores(
         "real test": real_test,
         "other test": other_test,
     }
-    windows = [jnp.asarray(_checked(f"{name} windows", x), jnp.float32) for name, x in named.items()]
+    windows = [jnp.asarray(check_windows(f"{name} windows", x), jnp.float32) for name, x in named.items()]
     if len({x.shape[1:] for x in windows}) > 1:
         raise InputError(f"windows to judge differ in length or channels: {[x.shape[1:] for x in windows]}")
     keys = jax.random.split(jax.random.key(seed), config.seeds)
@@ -108,9 +118,14 @@ def timegan_judge(
     Levels are scaled to 0..1 by the range of the real training and test windows together, as published. It is nearly
     blind: real windows shuffled in time pass it.
     """
-    sides = (real_train, other_train, real_test, other_test)
-    reference = np.concatenate([_checked("real windows", real_train), _checked("real windows", real_test)])
-    return discriminative_scores(*(min_max(x, reference) for x in sides), config, seed)
+    reference = np.concatenate([check_windows("real windows", real_train), check_windows("real windows", real_test)])
+
+    def scaled(windows: np.ndarray) -> np.ndarray:
+        return min_max(check_windows("windows to judge", windows), reference)
+
+    return discriminative_scores(
+        scaled(real_train), scaled(other_train), scaled(real_test), scaled(other_test), config, seed
+    )
 
 
 def strong_judge(
@@ -125,9 +140,14 @@ def strong_judge(
 
     For levels, hand in their `log_increments`. The mean over seeds is the score, their spread the judge's own noise.
     """
-    whiten = fit_whitening(real_train)
-    sides = (real_train, other_train, real_test, other_test)
-    return discriminative_scores(*(whiten(_checked("windows to judge", x)) for x in sides), config, seed)
+    whitening = fit_whitening(real_train)
+
+    def white(windows: np.ndarray) -> np.ndarray:
+        return whitening(check_windows("windows to judge", windows))
+
+    return discriminative_scores(
+        white(real_train), white(other_train), white(real_test), white(other_test), config, seed
+    )
 
 
 @jax.jit
@@ -163,12 +183,3 @@ def _accuracies(
 
     # One after the other: batched products of small matrices take three times as long on a CPU.
     return jax.lax.map(one, keys)
-
-
-def _checked(what: str, windows: np.ndarray) -> np.ndarray:
-    windows = np.asarray(windows)
-    if windows.ndim != 3 or windows.size == 0:
-        raise InputError(f"{what} must be [N, W, C] and not empty, got {windows.shape}")
-    if not np.isfinite(windows).all():
-        raise InputError(f"{what} hold values that are not finite")
-    return windows
