@@ -79,7 +79,8 @@ def generator_stage(
             seed=seed,
         )
         held_out = market.part("validation").data
-        quality = quality_table(held_out, drawn, resampled, market.train, window=config.window)
+        candidates = {"synthetic": drawn, "bootstrap": resampled}
+        quality = quality_table(held_out, candidates, market.train, window=config.window)
         arrays |= _pictures({"real": held_out, "synthetic": drawn, "bootstrap": resampled})
         return Artefact(arrays, {"quality": quality})
 

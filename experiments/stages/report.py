@@ -156,7 +156,7 @@ def _generator(stage: Stage[Any]) -> ri.Generator:
                 name,
                 row["synthetic"],
                 row["bootstrap"],
-                perfect=SCORES[name].perfect,
+                perfect=_perfect(name, row),
                 floor=row.get("real_vs_real"),
                 meaning=SCORES[name].meaning,
             )
@@ -167,6 +167,12 @@ def _generator(stage: Stage[Any]) -> ri.Generator:
         autocorrelation=series("autocorrelation"),
         spread=series("spread"),
     )
+
+
+def _perfect(name: str, row: dict[str, float]) -> float:
+    """What a perfect generator scores: for some scores what real training data do, NaN where they do not define it."""
+    perfect = SCORES[name].perfect
+    return row.get("real_vs_real", float("nan")) if perfect is None else perfect
 
 
 def _settings(done: dict[str, Stage[Any]], product: str, chosen: dict[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Scores against scipy, closed forms and hand-made cases; the table tells a copy and a stranger from the real thing."""
+"""The quality table tells a copy and a stranger from the real thing, and says only what the data define."""
 
 import functools
 
@@ -6,96 +6,96 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
 from marljax.data.schema import InputError
+from marljax.features.microstructure import order_flow
 from marljax.generative import quality
+from marljax.generative.scores.recurrent import RecurrentConfig
+from marljax.generative.scores.series import channels, direction_features, join, series
 from tests.reference.generative import toy_market
 
-
-@pytest.mark.parametrize("seed", range(3))
-def test_two_sample_distances_match_scipy(seed):
-    rng = np.random.default_rng(seed)
-    x, y = rng.integers(-5, 5, 300).astype(float), rng.standard_t(3, 170)
-    assert quality.wasserstein(x, y) == pytest.approx(scipy.stats.wasserstein_distance(x, y), rel=1e-10)
-    assert quality.kolmogorov_smirnov(x, y) == pytest.approx(scipy.stats.ks_2samp(x, y).statistic, rel=1e-10)
+OF_CANDIDATES_ALONE = {"memorisation"}
 
 
-def test_kurtosis_matches_scipy_and_a_constant_has_none():
-    x = np.random.default_rng(0).standard_t(5, 400)
-    assert quality.excess_kurtosis(x) == pytest.approx(scipy.stats.kurtosis(x), rel=1e-10)
-    assert np.isnan(quality.excess_kurtosis(np.ones(10)))
-
-
-def test_hill_index_finds_the_exponent_of_a_power_law():
-    x = np.random.default_rng(0).pareto(3.0, 200_000) + 1
-    assert quality.hill_index(x) == pytest.approx(3.0, abs=0.1)
-    by_hand = 1 / np.mean(np.log(np.array([16.0, 8.0]) / 4.0))
-    assert quality.hill_index(np.array([1.0, -16.0, 8.0, 4.0, 2.0]), tail=0.4) == pytest.approx(by_hand)
-    assert np.isnan(quality.hill_index(np.ones(100)))
-
-
-def test_autocorrelation_by_hand_and_never_across_a_break():
-    x = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
-    whole = quality.autocorrelation(x, np.zeros(6), 2)
-    np.testing.assert_allclose(whole, [-1.0, 1.0])
-    split = quality.autocorrelation(np.array([1.0, 1.0, -1.0, -1.0]), np.array([0, 0, 1, 1]), 2)
-    np.testing.assert_allclose(split, [1.0, np.nan])
-
-
-def test_correlation_distance_by_hand():
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((100, 2))
-    same, opposite = np.stack([x[:, 0]] * 2, 1), np.stack([x[:, 0], -x[:, 0]], 1)
-    assert quality.correlation_distance(same, opposite) == pytest.approx(2.0)
-    assert np.isnan(quality.correlation_distance(x[:, :1], x[:, :1]))
-
-
-def test_nearest_distance_is_zero_for_a_rescaled_copy():
-    rng = np.random.default_rng(0)
-    training = rng.standard_normal((50, 20))
-    assert quality.nearest_distance(3.0 * training[:5], training).max() < 1e-6
-    assert quality.nearest_distance(rng.standard_normal((5, 20)), training).min() > 2
-
-
-def test_a_judge_cannot_tell_equals_and_always_tells_strangers():
-    rng = np.random.default_rng(0)
-    one, two, far = (rng.standard_normal((800, 4)) + shift for shift in (0.0, 0.0, 6.0))
-    assert quality.judge_error(one, two) < 0.06
-    assert quality.judge_error(one, far) > 0.49
-    assert quality.judge_error(one, 3 * two) > 0.3
+@functools.cache
+def markets():
+    training, held_out = toy_market(0, n_steps=2000), toy_market(1, n_steps=2000)
+    stranger = toy_market(2, n_steps=2000, scale=25.0, tail=50.0, clustering=0.97).replace(origin="synthetic")
+    return held_out, {"synthetic": stranger, "bootstrap": training.replace(origin="synthetic")}, training
 
 
 @functools.cache
 def table():
-    training, held_out = toy_market(0, n_steps=2000), toy_market(1, n_steps=2000)
-    stranger = toy_market(2, n_steps=2000, scale=25.0, tail=50.0, clustering=0.97).replace(origin="synthetic")
-    copy = training.replace(origin="synthetic")
-    return quality.quality_table(held_out, stranger, copy, training), (held_out, stranger, training)
+    return quality.quality_table(*markets())
 
 
 def test_a_stranger_scores_worse_than_a_copy_except_for_memorisation():
-    scores, _ = table()
-    for name in ("wasserstein_returns", "ks_returns", "acf_abs_returns", "discriminative"):
+    scores = table()
+    worse = ("wasserstein_returns", "ks_returns", "total_variation_returns", "acf_abs_returns", "acf_squared_returns")
+    for name in (*worse, "discriminative", "regime_volatility", "regime_returns"):
         assert scores[name]["synthetic"] > 2 * scores[name]["bootstrap"] + 0.02, name
     assert scores["memorisation"]["bootstrap"] < 1e-3
     assert 0.9 < scores["memorisation"]["synthetic"] < 1.3
+    assert scores["coverage"]["synthetic"] < 0.2 < 0.9 < scores["coverage"]["bootstrap"]
 
 
 def test_the_table_holds_finite_numbers_and_the_real_floor():
-    scores, _ = table()
-    assert {"correlation", "hill", "kurtosis", "acf_returns", "ks_spread", "wasserstein_imbalance"} <= scores.keys()
+    scores = table()
+    assert scores.keys() == quality.SCORES.keys() - {"discriminative_recurrent"}
     for name, row in scores.items():
         assert np.isfinite(list(row.values())).all()
-        assert set(row) == {"synthetic", "bootstrap"} | ({"real_vs_real"} if name != "memorisation" else set())
-        if name != "memorisation":
+        assert set(row) == {"synthetic", "bootstrap"} | (set() if name in OF_CANDIDATES_ALONE else {"real_vs_real"})
+        if name not in OF_CANDIDATES_ALONE:
             assert row["real_vs_real"] == row["bootstrap"], "here the bootstrap is the training part itself"
+
+
+def test_the_held_out_part_against_itself_is_perfect():
+    held_out, _, training = markets()
+    scores = quality.quality_table(held_out, {"itself": held_out.replace(origin="synthetic")}, training)
+    for name, score in quality.SCORES.items():
+        if score.perfect == 0.0 and not name.startswith("discriminative"):
+            assert scores[name]["itself"] == pytest.approx(0.0, abs=1e-12), name
+    assert scores["memorisation"]["itself"] == 1.0
+    assert scores["coverage"]["itself"] == 1.0
+    assert scores["discriminative"]["itself"] == 0.0
+
+
+def test_every_candidate_has_its_column_and_none_may_take_the_floors_name():
+    held_out, candidates, training = markets()
+    scores = quality.quality_table(held_out, {"garch": candidates["synthetic"]}, training)
+    assert set(scores["hill"]) == {"garch", "real_vs_real"}
+    assert scores["hill"]["garch"] == table()["hill"]["synthetic"]
+    for wrong in ({}, {"real_vs_real": training}):
+        with pytest.raises(InputError, match="candidates"):
+            quality.quality_table(held_out, wrong, training)
+
+
+def test_resamples_add_intervals_to_scores_of_series_and_change_no_estimate():
+    held_out, candidates, training = markets()
+    scores = quality.quality_table(held_out, candidates, training, n_resamples=20)
+    for name, row in table().items():
+        assert {key: scores[name][key] for key in row} == row
+    for name in ("wasserstein_returns", "total_variation", "acf_abs_returns", "order_flow"):
+        row = scores[name]
+        for candidate in ("synthetic", "bootstrap", "real_vs_real"):
+            assert 0 <= row[f"{candidate}.low"] <= row[candidate] <= row[f"{candidate}.high"]
+    row = scores["wasserstein_returns"]
+    assert row["synthetic.low"] > row["bootstrap.high"], "the stranger is established to be one"
+    assert "synthetic.low" not in scores["memorisation"]
+
+
+def test_the_recurrent_judge_is_asked_for_and_has_the_interval_of_its_seeds():
+    held_out, candidates, training = markets()
+    judge = RecurrentConfig(hidden=8, steps=60, batch=16, seeds=3, learning_rate=1e-2)
+    row = quality.quality_table(held_out, candidates, training, window=8, judge=judge)["discriminative_recurrent"]
+    assert row["synthetic"] > 0.25 > row["real_vs_real"]
+    assert row["synthetic.low"] < row["synthetic"] < row["synthetic.high"]
 
 
 def test_one_product_has_no_correlation_score():
     one, two = (toy_market(s, n_products=1, n_steps=400) for s in (0, 1))
-    scores = quality.quality_table(two, one.replace(origin="synthetic"), one, one, window=8)
-    assert "correlation" not in scores
+    scores = quality.quality_table(two, {"synthetic": one.replace(origin="synthetic")}, one, window=8)
+    assert not {"correlation", "correlation_by_horizon"} & scores.keys()
     assert "wasserstein_returns" in scores
 
 
@@ -105,19 +105,71 @@ def test_a_product_that_never_moves_makes_no_nan():
     def frozen(data):
         return jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape) if x.ndim > 1 else x, data)
 
-    scores = quality.quality_table(frozen(one), frozen(one), frozen(one), frozen(one), window=8)
+    still = frozen(one)
+    scores = quality.quality_table(still, {"synthetic": still}, still, window=8, n_resamples=3)
     assert np.isfinite([x for row in scores.values() for x in row.values()]).all()
-    assert "hill" not in scores
+    assert not {"hill", "kurtosis", "leverage", "volatility_r2", "direction_auc", "regime_volatility"} & scores.keys()
+    moves_alone = quality.quality_table(one, {"synthetic": still}, one, window=8)
+    assert moves_alone["total_variation_returns"]["synthetic"] > 0.8
+    assert moves_alone["regime_volatility"]["synthetic"] == 1.0
+
+
+def test_books_too_short_for_windows_still_have_their_distributions():
+    short = toy_market(0, n_steps=40)
+    scores = quality.quality_table(toy_market(1), {"synthetic": short.replace(origin="synthetic")}, toy_market(2))
+    assert "wasserstein_returns" in scores
+    assert "synthetic" not in scores["discriminative"]
+    assert "memorisation" not in scores
 
 
 def test_synthetic_books_are_no_evidence():
-    _, (held_out, stranger, training) = table()
+    held_out, candidates, training = markets()
     with pytest.raises(InputError, match="held-out side"):
-        quality.quality_table(stranger, held_out, held_out, training)
+        quality.quality_table(candidates["synthetic"], candidates, training)
+    with pytest.raises(InputError, match="training side"):
+        quality.quality_table(held_out, candidates, candidates["synthetic"])
 
 
-def test_every_score_of_the_table_says_what_it_measures():
-    market = toy_market(n_products=2, n_steps=400)
-    table = quality.quality_table(market, market.replace(origin="synthetic"), market, market)
-    assert table.keys() <= quality.SCORES.keys()
+def test_every_score_says_what_it_measures_and_what_is_perfect():
+    assert len({score.meaning for score in quality.SCORES.values()}) == len(quality.SCORES)
     assert quality.SCORES["memorisation"].perfect == 1.0
+    assert quality.SCORES["volatility_r2"].perfect is None
+
+
+def test_series_are_what_the_book_says():
+    data = toy_market(0, n_steps=300, invalid=0.02)
+    found = series(data)
+    observed = np.asarray(data.valid).all(1)
+    kept = np.flatnonzero(observed[1:] & observed[:-1] & (np.diff(np.asarray(data.session)) == 0)) + 1
+    np.testing.assert_array_equal(found.volume, np.asarray(data.trade_volume)[kept])
+    np.testing.assert_array_equal(
+        found.depth, (np.asarray(data.bid_size) + np.asarray(data.ask_size)).sum(-1)[kept] / 2
+    )
+    np.testing.assert_array_equal(found.returns, np.diff(np.asarray(data.double_mid), axis=0)[kept - 1])
+    for p in range(data.n_products):
+        book = (x[:, p] for x in (data.bid_price, data.ask_price, data.bid_size, data.ask_size))
+        np.testing.assert_array_equal(found.flow[:, p], order_flow(*book, jnp.arange(300))[kept, 0])
+    # Rows are of one stretch as long as none is missing between them.
+    np.testing.assert_array_equal(np.diff(found.stretch) == 0, np.diff(kept) == 1)
+
+
+def test_joined_blocks_keep_their_rows_and_are_stretches_of_their_own():
+    found = series(toy_market(0, n_steps=100))
+    joined = join(found, [np.arange(5, 8), np.arange(5, 8), np.arange(50, 52)])
+    np.testing.assert_array_equal(joined.returns, found.returns[[5, 6, 7, 5, 6, 7, 50, 51]])
+    assert joined.stretch.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_direction_is_foretold_from_the_past_alone():
+    found = series(toy_market(0, n_steps=200, n_sessions=4))
+    features, target = direction_features(found, 1)
+    # Each session loses its first row and the three before the first forecast.
+    assert len(target) == 4 * (50 - 1 - 3)
+    np.testing.assert_array_equal(features[0, :3], found.returns[[2, 1, 0], 1])
+    np.testing.assert_array_equal(features[0, 3:], [found.imbalance[2, 1], found.flow[2, 1]])
+    assert target[0] == found.returns[3, 1]
+
+
+def test_what_the_recurrent_judge_sees_is_finite_and_of_every_product():
+    assert channels(toy_market(0), 16).shape[1:] == (16, 12)
+    assert np.isfinite(channels(toy_market(0), 16)).all()

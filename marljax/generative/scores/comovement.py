@@ -1,14 +1,15 @@
 """What moves with what: products with each other by horizon, volume with volatility, and prices with order flow."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from marljax.generative.scores.tails import HORIZONS, aggregate
+from marljax.generative.scores.tails import HORIZONS, aggregate, varies
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson correlation of two samples [N], NaN for a constant or fewer than three pairs."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < 3 or not varies(x) or not varies(y):
         return np.nan
     return float(np.corrcoef(x, y)[0, 1])
 
@@ -29,7 +30,7 @@ def correlation_by_horizon(
     return np.array([pair_correlations(aggregate(returns, horizon, stretch)) for horizon in horizons])
 
 
-def mean_difference(x: np.ndarray, y: np.ndarray) -> float:
+def mean_difference(x: ArrayLike, y: ArrayLike) -> float:
     """Mean absolute difference over what both define, NaN where that is nothing."""
     gap = np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64))
     gap = gap[np.isfinite(gap)]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from marljax.generative.scores.tails import varies
+
 N_LAGS = 20
 
 
@@ -32,7 +34,7 @@ def lagged_correlation(first: np.ndarray, later: np.ndarray, stretch: np.ndarray
     a, b = (x - x.mean() for x in (np.asarray(first, np.float64), np.asarray(later, np.float64)))
     scale = np.sqrt(np.mean(a**2) * np.mean(b**2))
     result = np.full(n_lags, np.nan)
-    if not _varies(first) or not _varies(later):
+    if not varies(first) or not varies(later):
         return result
     for lag in range(1, min(n_lags, len(a) - 1) + 1):
         products = a[:-lag] * b[lag:]
@@ -91,11 +93,5 @@ def path_scores(real: np.ndarray, paths: np.ndarray, n_lags: int = 250) -> dict[
         found[name] = root_mean_square(autocorrelation(of(real), None, n_lags) - curves.mean(0))
     gap = leverage(real, None, n_lags) - np.array([leverage(path, None, n_lags) for path in paths]).mean(0)
     found["leverage"] = root_mean_square(gap) * float(np.sqrt(np.isfinite(gap).sum()))
-    found["deviation"] = float(np.mean(np.std(paths, axis=1)) / np.std(real)) if _varies(real) else np.nan
+    found["deviation"] = float(np.mean(np.std(paths, axis=1)) / np.std(real)) if varies(real) else np.nan
     return found
-
-
-def _varies(x: np.ndarray) -> bool:
-    """Whether a series is more than one value and rounding."""
-    spread = np.ptp(x) if len(x) else 0.0
-    return bool(spread > 1e-12 * np.max(np.abs(x), initial=0.0))

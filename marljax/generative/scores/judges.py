@@ -56,7 +56,7 @@ def fit_whitening(windows: np.ndarray) -> Whitening:
     """
     rows = check_windows("windows to whiten by", windows).reshape(-1, windows.shape[-1])
     deviation = rows.std(0)
-    moves = deviation > 1e-9 * max(float(deviation.max()), 1e-30)
+    moves = deviation > 1e-9 * np.abs(rows).max(0)
     deviation = np.where(moves, deviation, np.median(deviation[moves]) if moves.any() else 1.0)
     mean = rows.mean(0)
     scaled = (rows - mean) / deviation

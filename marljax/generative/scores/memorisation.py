@@ -48,14 +48,14 @@ def coverage(real: np.ndarray, other: np.ndarray, n_neighbours: int = 5) -> floa
 
 
 def _flat(windows: np.ndarray) -> np.ndarray:
-    flat = np.asarray(windows, np.float64).reshape(len(windows), -1)
-    if flat.size == 0 or not np.isfinite(flat).all():
-        raise InputError(f"windows {np.shape(windows)} to be compared must be finite, and not none")
-    return flat
+    windows = np.asarray(windows, np.float64)
+    if windows.size == 0 or not np.isfinite(windows).all():
+        raise InputError(f"windows {windows.shape} to be compared must be finite, and not none")
+    return windows.reshape(len(windows), -1)
 
 
 def _parts(x: np.ndarray) -> list[np.ndarray]:
-    """Rows in parts, so that a table of distances fits into the cache's neighbourhood whatever their number."""
+    """Rows in parts, so that the table of distances stays small whatever their number."""
     return [x[first : first + _CHUNK] for first in range(0, len(x), _CHUNK)]
 
 

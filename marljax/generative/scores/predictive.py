@@ -45,7 +45,7 @@ def volatility_r2(
 ) -> float:
     """Out-of-sample R^2 of the next row's log absolute return, for a ridge model learnt on other returns.
 
-    `log(|r| + a tenth of the mean |r|)`, with the mean of the test part on both sides, so that zeros are defined and all
+    `log(|r| + a tenth of the mean |r|)`, with the test part's mean on both sides, so that zeros are defined and all
     candidates face one target; 1 less the squared error over that of the test part's mean. Negative where the
     training side teaches what is not so. NaN where the test part is constant or either side too short.
     """

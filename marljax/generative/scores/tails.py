@@ -7,11 +7,17 @@ HORIZONS = (1, 5, 10, 20)
 _TAIL = 0.05
 
 
+def varies(x: np.ndarray) -> bool:
+    """Whether a sample [N] is more than one value and its rounding; not if it is empty or holds a NaN."""
+    return len(x) > 0 and bool(np.ptp(x) > 1e-12 * np.max(np.abs(x)))
+
+
 def excess_kurtosis(x: np.ndarray) -> float:
     """Fourth standardised moment less 3, NaN if constant or empty."""
-    centred = x - x.mean() if len(x) else x
-    variance = np.mean(centred**2) if len(x) else 0.0
-    return float(np.mean(centred**4) / variance**2 - 3) if variance > 0 else np.nan
+    if not varies(x):
+        return np.nan
+    centred = x - x.mean()
+    return float(np.mean(centred**4) / np.mean(centred**2) ** 2 - 3)
 
 
 def hill_index(x: np.ndarray, tail: float = _TAIL) -> float:
