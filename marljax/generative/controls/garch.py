@@ -6,8 +6,8 @@ spreads, gaps, sizes and trades from training rows drawn one by one.
 
 Moves on a tick grid are mostly zero, and there the likelihood of Student's t grows without bound, with a variance that
 is all wrong. Books are therefore fitted to moves spread over a tick, and the likelihood is only taken as a
-quasi-likelihood, right up to the scale of the residuals (Fan, Qi & Xiu 2014): that scale, their kurtosis and the sample
-variance (variance targeting, Engle & Mezrich 1996) give the rest.
+quasi-likelihood, right up to the scale of the residuals (Fan, Qi & Xiu 2014): that scale and their kurtosis give the
+rest, and simulated paths are given the variance of the sample.
 """
 
 import dataclasses
@@ -43,6 +43,10 @@ _FEWEST_DEGREES = 2.05
 """Where `arch` ends its search."""
 _TICK = 2.0
 """Half width of the noise that spreads moves [half ticks]."""
+_MOST_PERSISTENT = 0.998
+"""Largest alpha + beta of a quasi-likelihood, a half-life of 350 steps: at 1 the variance has no mean to return to."""
+_TRIAL = (100, 1000)
+"""Paths and steps that show the variance of a model."""
 _MOST_DEGREES = 500.0
 """Degrees of freedom that stand for a normal distribution."""
 
@@ -92,10 +96,12 @@ def simulate_garch(model: Garch, *, n_paths: int, n_steps: int, seed: int) -> np
     generator = np.random.default_rng(seed)
     n_columns = len(model.mean)
     variance = model.variance[generator.integers(len(model.variance), size=n_paths)]
+    values, vectors = np.linalg.eigh(model.correlation)
+    mixing = vectors * np.sqrt(np.maximum(values, 0))
     paths = np.empty((n_paths, n_steps, n_columns))
     unit = np.sqrt((model.degrees - 2) / model.degrees)
     for t in range(n_steps):
-        scores = generator.multivariate_normal(np.zeros(n_columns), model.correlation, n_paths, method="eigh")
+        scores = generator.standard_normal((n_paths, n_columns)) @ mixing.T
         # The lower half of the distribution has the finer floating point numbers: tails are equally fat.
         innovation = -np.sign(scores) * unit * scipy.special.stdtrit(model.degrees, scipy.special.ndtr(-np.abs(scores)))
         shock = np.sqrt(variance) * innovation
@@ -136,7 +142,7 @@ def garch_books(training: MarketData, *, n_sessions: int, n_steps: int, seed: in
     # A product that never moves is left so, for the fit to refuse.
     noise = generator.uniform(-_TICK, _TICK, moves.shape) * (np.ptp(moves, axis=0) > 0)
     model = fit_garch(moves + noise, names=names, method="quasi")
-    model = _with_variance(model, np.mean(np.square(moves, dtype=np.float64), axis=0))
+    model = _with_variance(model, np.mean(np.square(moves, dtype=np.float64), axis=0), seed)
     drawn = simulate_garch(model, n_paths=n_sessions, n_steps=n_steps, seed=int(generator.integers(2**32)))
     bounds = mid_bounds(training)
     width = (bounds[1] - bounds[0]).astype(np.float64)
@@ -182,9 +188,10 @@ def _corrected(fitted: dict[str, Any], name: str) -> dict[str, Any]:
     """The same dynamics with residuals of unit variance, whose kurtosis gives the degrees of freedom."""
     size = float(np.mean(np.square(fitted["residual"])))
     excess = float(scipy.stats.kurtosis(fitted["residual"]))
-    alpha, beta = size * fitted["alpha"], fitted["beta"]
-    if alpha + beta >= 1:
-        raise InputError(f"the GARCH of {name} did not converge: its variance grows without bound")
+    beta = fitted["beta"]
+    alpha = min(size * fitted["alpha"], _MOST_PERSISTENT - beta)
+    if alpha < 0:
+        raise InputError(f"the GARCH of {name} did not converge: its variance never returns to a mean")
     return fitted | {
         "omega": size * fitted["omega"],
         "alpha": alpha,
@@ -194,9 +201,13 @@ def _corrected(fitted: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _with_variance(model: Garch, variance: np.ndarray) -> Garch:
-    """The model with another unconditional variance float64[C], all else equal."""
-    ratio = variance * (1 - model.alpha - model.beta) / model.omega
+def _with_variance(model: Garch, variance: np.ndarray, seed: int) -> Garch:
+    """The model whose paths have the mean square float64[C], all else equal.
+
+    Where volatility hardly returns to its mean the theoretical variance is not what paths show: it is simulated.
+    """
+    paths = simulate_garch(model, n_paths=_TRIAL[0], n_steps=_TRIAL[1], seed=seed)
+    ratio = variance / np.mean(np.square(paths), axis=(0, 1))
     return dataclasses.replace(model, omega=model.omega * ratio, variance=model.variance * ratio)
 
 

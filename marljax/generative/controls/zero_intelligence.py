@@ -100,9 +100,11 @@ def _shape(flows: Sequence[ZeroIntelligenceParams], seconds: float, n_levels: in
     expected = seconds * max(_message_rate(f) for f in flows)
     blocks = max(1, int(np.ceil(expected / _BLOCK)))
     # Six standard deviations of a Poisson count: what comes beyond would be lost.
-    messages = int(np.ceil(expected / blocks + 6 * np.sqrt(expected / blocks))) + 4
+    messages = expected / blocks + 6 * np.sqrt(expected / blocks)
     slots = int(np.clip(np.ceil(_ROOM * orders), _LEAST_SLOTS, _MOST_SLOTS))
-    return Shape(BookConfig(slots=slots, owners=1, trades=1), blocks, messages, n_levels)
+    # In round numbers, so that flows much alike are compiled once.
+    book = BookConfig(slots=32 * -(-slots // 32), owners=1, trades=1)
+    return Shape(book, blocks, 16 * (int(messages) // 16 + 1), n_levels)
 
 
 def _message_rate(params: ZeroIntelligenceParams) -> float:
