@@ -161,7 +161,7 @@ def _generator(stage: Stage[Any]) -> ri.Generator:
                 meaning=SCORES[name].meaning,
             )
             for name, row in quality.items()
-            if {"synthetic", "bootstrap"} <= row.keys()
+            if {"synthetic", "bootstrap"} <= row.keys() and np.isfinite(_perfect(name, row))
         ),
         returns=series("returns"),
         autocorrelation=series("autocorrelation"),
