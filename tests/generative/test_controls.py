@@ -75,7 +75,7 @@ def test_bad_requests_are_refused():
         resampled(data.replace(origin="synthetic"))
 
 
-def autoregression(n_steps=6000, seed=0):
+def autoregression(n_steps=30_000, seed=0):
     """float64[n_steps, 2] of a VAR(1) with a matrix, a drift and correlated noise that are known, and those three."""
     matrix, drift = np.array([[0.5, 0.3], [-0.2, 0.4]]), np.array([1.0, -0.5])
     covariance = np.array([[1.0, 0.6], [0.6, 2.0]])
@@ -130,9 +130,9 @@ def test_var_paths_have_the_moments_of_the_autoregression():
 
 
 def test_a_var_is_fitted_to_pairs_of_rows_that_follow_each_other():
-    increments, (matrix, *_) = autoregression(4000)
-    pieces = increments.reshape(-1, 4, 2)[np.random.default_rng(0).permutation(1000)].reshape(-1, 2)
-    joined = np.arange(4000) % 4 > 0
+    increments, (matrix, *_) = autoregression(12_000)
+    pieces = increments.reshape(-1, 4, 2)[np.random.default_rng(0).permutation(3000)].reshape(-1, 2)
+    joined = np.arange(12_000) % 4 > 0
     paths = var_paths(pieces, n_paths=400, n_steps=100, seed=0, joined=joined)
     centred = paths - paths.mean((0, 1))
     lagged = np.einsum("nti,ntj->ij", centred[:, 1:], centred[:, :-1])
