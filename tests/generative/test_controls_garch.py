@@ -9,7 +9,14 @@ import scipy.stats
 
 from marljax.data.schema import InputError
 from marljax.generative.books import decompose
-from marljax.generative.controls.garch import Garch, fit_garch, garch_books, garch_paths, simulate_garch
+from marljax.generative.controls.garch import (
+    Garch,
+    _with_variance,
+    fit_garch,
+    garch_books,
+    garch_paths,
+    simulate_garch,
+)
 from tests.reference.generative import toy_market
 
 pytest.importorskip("arch")
@@ -72,6 +79,13 @@ def test_paths_have_the_kurtosis_and_the_memory_that_follow_from_the_parameters(
     assert np.mean(paths[:, 1:] * paths[:, :-1]) == pytest.approx(0, abs=0.005)
 
 
+def test_a_model_is_given_the_variance_that_its_paths_show():
+    found = _with_variance(model(0.1, 0.8, 8.0), np.array([9.0]), seed=0)
+    paths = simulate_garch(found, n_paths=200, n_steps=1000, seed=1)
+    assert np.mean(paths**2) == pytest.approx(9.0, rel=0.05)
+    assert np.mean(paths[:, 0] ** 2) == pytest.approx(9.0, rel=0.35)
+
+
 def test_innovations_are_those_of_student():
     paths = simulate_garch(model(0.0, 0.0, 5.0), n_paths=1000, n_steps=100, seed=1).reshape(-1)
     assert scipy.stats.kstest(paths, scipy.stats.t(5, scale=np.sqrt(3 / 5)).cdf).statistic < 0.006
@@ -91,7 +105,7 @@ def test_columns_keep_their_correlation():
     assert np.corrcoef(paths.T)[0, 1] == pytest.approx(np.corrcoef(returns.T)[0, 1], abs=0.05)
 
 
-def test_moves_on_a_grid_are_refused_by_the_likelihood_and_not_by_the_quasi_likelihood():
+def test_moves_that_are_mostly_zero_are_refused_by_the_likelihood():
     returns = np.round(0.7 * one_by_one(3, 8000, omega=0.03, alpha=0.08, beta=0.89, degrees=4.0))
     assert np.mean(returns == 0) > 0.6
     with pytest.raises(InputError, match="GARCH of coarse did not converge"):
