@@ -97,6 +97,7 @@ def test_paths_begin_at_the_variances_of_rows_that_were_seen():
     )
     first = simulate_garch(calm_and_wild, n_paths=6000, n_steps=1, seed=0)[:, 0, 0]
     assert first.var() == pytest.approx((0.01 * 2 + 4) / 3, rel=0.15)
+    assert np.mean(np.abs(first) < 0.5) > 0.65
 
 
 def test_columns_keep_their_correlation():
