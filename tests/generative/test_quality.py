@@ -10,6 +10,7 @@ import pytest
 from marljax.data.schema import InputError
 from marljax.features.microstructure import order_flow
 from marljax.generative import quality
+from marljax.generative.scores.distributions import total_variation
 from marljax.generative.scores.recurrent import RecurrentConfig
 from marljax.generative.scores.series import channels, direction_features, join, series
 from tests.reference.generative import toy_market
@@ -47,6 +48,28 @@ def test_the_table_holds_finite_numbers_and_the_real_floor():
         assert set(row) == {"synthetic", "bootstrap"} | (set() if name in OF_CANDIDATES_ALONE else {"real_vs_real"})
         if name not in OF_CANDIDATES_ALONE:
             assert row["real_vs_real"] == row["bootstrap"], "here the bootstrap is the training part itself"
+
+
+def test_zero_returns_and_volumes_have_a_bin_of_their_own():
+    held_out, candidates, _ = markets()
+    real, other = series(held_out), series(candidates["synthetic"])
+    for field in ("returns", "volume", "spread"):
+        pairs = list(zip(getattr(real, field).T, getattr(other, field).T, strict=True))
+        expected, otherwise = (
+            np.mean([total_variation(x, y, zero_apart=apart) for x, y in pairs])
+            for apart in (field != "spread", field == "spread")
+        )
+        assert table()[f"total_variation_{field}"]["synthetic"] == expected
+        assert field == "spread" or expected != otherwise
+
+
+def test_regimes_are_those_of_the_window_before():
+    volatility = np.exp(np.random.default_rng(0).standard_normal(300))[:, None, None]
+    windows = volatility * np.random.default_rng(1).standard_normal((300, 32, 2))
+    forgets = np.concatenate([windows[:, :16], windows[::-1, 16:]], 1)
+    assert quality._after_regimes(windows, windows[::-1], 16)["regime_volatility"] == pytest.approx(0.0, abs=1e-12)
+    # Without memory every regime has the volatility of all, several times that of the calm third.
+    assert quality._after_regimes(windows, forgets, 16)["regime_volatility"] > 1.0
 
 
 def test_the_held_out_part_against_itself_is_perfect():

@@ -71,6 +71,9 @@ def test_constants_of_any_size_are_told_apart_from_all_else():
 def test_one_wild_value_does_not_swallow_the_bins():
     rng = np.random.default_rng(1)
     real = np.append(rng.standard_normal(2000), 1e9)
+    assert len(d.histogram_edges(real)) < 60
+    peaked = np.concatenate([1e-4 * rng.standard_normal(1800), rng.standard_normal(200)])
+    assert len(d.histogram_edges(peaked)) <= 102, "nor does a sharp peak ask for thousands of them"
     assert d.total_variation(real, 2 * rng.standard_normal(2000)) > 0.25
 
 

@@ -48,8 +48,9 @@ def test_constant_copied_and_wild_features_and_separable_classes_stay_finite():
         assert np.isfinite(model(features * 1e30)).all()
         assert np.corrcoef(model(features), x[:, 0])[0, 1] > 0.95
     # What was constant while learning may not decide later on, however little it changes.
-    moved = features + np.array([0, 0, 1e-12, 0])
-    np.testing.assert_allclose(linear.fit_ridge(features, x[:, 0])(moved), x[:, 0], atol=0.02)
+    features[:, 2] = np.where(x[:, 0] > 0, 0.1, np.nextafter(0.1, 1))
+    model = linear.fit_logistic(features, x[:, 0] > 0)
+    np.testing.assert_allclose(model(features + np.array([0, 0, 1e-12, 0])), model(features), atol=1e-6)
 
 
 def test_a_judge_cannot_tell_equals_and_always_tells_strangers():
@@ -58,4 +59,4 @@ def test_a_judge_cannot_tell_equals_and_always_tells_strangers():
     assert linear.judge_error(one, two) < 0.06
     assert linear.judge_error(one, far) > 0.49
     assert linear.judge_error(one, 3 * two) > 0.3
-    assert linear.judge_error(one, 3 * two[:80]) > 0.25, "a small class counts as much as a large one"
+    assert linear.judge_error(one, 0.4 + two[:60]) > 0.15, "a small class counts as much as a large one"

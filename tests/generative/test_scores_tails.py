@@ -11,7 +11,8 @@ def test_kurtosis_matches_scipy_and_a_constant_has_none():
     x = np.random.default_rng(0).standard_t(5, 400)
     assert tails.excess_kurtosis(x) == pytest.approx(scipy.stats.kurtosis(x), rel=1e-10)
     # A mean of 0.1 does not come out as 0.1: rounding is not variance.
-    for nothing in (np.full(10, 0.1), np.zeros(10), np.zeros(0), np.array([1.0, np.nan])):
+    rounded = np.repeat([0.1, np.nextafter(0.1, 1)], 5)
+    for nothing in (np.full(10, 0.1), rounded, np.zeros(10), np.zeros(0), np.array([1.0, np.nan])):
         assert np.isnan(tails.excess_kurtosis(nothing))
 
 
