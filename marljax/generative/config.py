@@ -38,6 +38,9 @@ class GanConfig:
     """Adam's step for the generator."""
     critic_rate: float = 1e-3
     """Adam's step for the critic."""
+    final_rates: float = 0.1
+    """Share of both rates that is left at the end of training, to which they fall in a straight line: the two networks
+    come to rest instead of circling each other."""
     penalty: float = 10.0
     """Weight of the gradient penalty; 0 leaves the critic to spectral normalisation alone."""
     average_decay: float = 0.995
@@ -68,7 +71,7 @@ class GanConfig:
         )
         require_positive(self, "generator_rate", "critic_rate", "blow_up")
         require_not_negative(self, "penalty", "clock_jitter", "least_spread")
-        require_shares(self, "average_decay", "context_dropout")
+        require_shares(self, "average_decay", "context_dropout", "final_rates")
         if not self.half_lives or min(self.half_lives) < 0:
             raise InputError(f"half_lives must be at least one number, none of them negative, got {self.half_lives}")
 

@@ -9,7 +9,7 @@ from flax import struct
 
 from marljax.data.schema import InputError, assert_not_synthetic
 from marljax.generative.config import GanConfig
-from marljax.generative.interface import N_REGIMES, Encoded, windows_within
+from marljax.generative.interface import N_REGIMES, Encoded, Holding, windows_within
 
 
 @struct.dataclass
@@ -57,7 +57,7 @@ def make_dataset(representation: Any, training: Any, config: GanConfig, seed: in
     starts = windows_within(np.asarray(encoded.joined), length, config.stride)
     if len(starts) == 0:
         raise InputError(f"the training part holds no unbroken stretch of {length + 1} steps for the generator")
-    persistence, mixing = _linear_dynamics(encoded)
+    persistence, mixing = _linear_dynamics(encoded, representation.holding)
     dataset = Dataset(
         representation=representation,
         channels=encoded.channels,
@@ -108,12 +108,23 @@ def sample_batch(drawn: Draw, dataset: Dataset, config: GanConfig) -> Batch:
     )
 
 
-def _linear_dynamics(encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
-    """First autocorrelations float64[P*C] and the Cholesky factor float64[P*C, P*C] of their residuals."""
+def _linear_dynamics(encoded: Encoded, holding: Holding) -> tuple[np.ndarray, np.ndarray]:
+    """First autocorrelations float64[P*C] and the Cholesky factor float64[P*C, P*C] of their residuals.
+
+    Rows in which a channel is held say nothing about it.
+    """
     flat = np.asarray(encoded.channels, np.float64).reshape(len(encoded.channels), -1)
     joined = np.asarray(encoded.joined)[1:]
     before, now = flat[:-1][joined], flat[1:][joined]
-    persistence = np.clip(np.mean(before * now, 0) / np.maximum(np.mean(before**2, 0), 1e-6), -0.9, 0.99)
-    residual = now - persistence * before
-    covariance = residual.T @ residual / len(residual)
-    return persistence, np.linalg.cholesky(covariance + 1e-3 * np.eye(len(covariance)))
+    free = ~np.asarray(holding.held(encoded.channels.reshape(flat.shape)))[1:][joined]
+    # A channel that is reset has nothing to go on from.
+    before = np.where(np.asarray(holding.reset), 0.0, before)
+    slope = np.sum(free * before * now, 0) / np.maximum(np.sum(free * before**2, 0), 1e-6)
+    persistence = np.clip(slope, -0.9, 0.99)
+    residual = np.where(free, now - persistence * before, 0.0)
+    pairs = free.astype(np.float64).T @ free
+    covariance = residual.T @ residual / np.maximum(pairs, 1)
+    # Pairs that are seldom free together make it indefinite.
+    values, vectors = np.linalg.eigh(covariance + 1e-3 * np.eye(len(covariance)))
+    definite = (vectors * np.maximum(values, 1e-3)) @ vectors.T
+    return persistence, np.linalg.cholesky(definite)

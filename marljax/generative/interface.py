@@ -7,6 +7,7 @@ know neither. A representation is a pytree whose arrays come from the training p
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -33,9 +34,35 @@ class Anchor:
     variance: jax.Array  # float32[P] as in Encoded
 
 
+@struct.dataclass
+class Holding:
+    """Which channels stay as they are while another, their flag, is above a threshold.
+
+    Books mostly repeat themselves from row to row, which no continuous channel does by itself.
+    """
+
+    flag: jax.Array  # int32[P*C] the channel that decides; any where the threshold is infinite
+    threshold: jax.Array  # float32[P*C] the flag's score above which the channel is held, infinite: never
+    reset: jax.Array  # bool[P*C] held at zero, its median, instead of at what it was
+
+    @classmethod
+    def nothing(cls, width: int) -> "Holding":
+        """No channel of `width` = P*C is ever held."""
+        return cls(jnp.zeros(width, jnp.int32), jnp.full(width, jnp.inf), jnp.zeros(width, bool))
+
+    def held(self, scores: jax.Array) -> jax.Array:
+        """bool[..., P*C] which channels are held in rows of scores float32[..., P*C]."""
+        return scores[..., self.flag] > self.threshold
+
+    def after(self, before: jax.Array, proposed: jax.Array) -> jax.Array:
+        """float32[P*C] the next row, given the row before and what the channels would be if nothing were held."""
+        return jnp.where(self.held(proposed), jnp.where(self.reset, 0.0, before), proposed)
+
+
 class Representation(Protocol):
     """Fitted on the training part."""
 
+    holding: Holding
     regime_variance: jax.Array  # float32[P, N_REGIMES] the typical trailing variance of each regime
     step_seconds: jax.Array  # float32[] time between rows [s]
     session_seconds: jax.Array  # float32[] longest time since a session's start [s]

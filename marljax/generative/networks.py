@@ -5,7 +5,7 @@ last context step, so that windows stitch without a seam; a dilated causal netwo
 the conditions, `e` up to t and noise at several half-lives sets `mu_t` and `s_t`. That noise goes on from window to
 window, which is memory beyond the convolutions' reach. Every product passes through one encoder and one decoder that
 its embedding modulates (FiLM, Perez et al. 2018); what lies between sees all products, which is how their dependence
-is learned.
+is learned. Channels that a representation holds keep their last value exactly.
 """
 
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from marljax.generative.interface import Holding
 
 LARGEST_SCORE = 4.5
 """Generated normal scores stay within this."""
@@ -75,6 +77,7 @@ class GeneratorNetwork(nn.Module):
         context: jax.Array,
         present: jax.Array,
         condition: jax.Array,
+        holding: Holding,
     ) -> tuple[jax.Array, jax.Array]:
         """float32[W, P*C] scores, and the latents float32[H] of the last step.
 
@@ -108,7 +111,7 @@ class GeneratorNetwork(nn.Module):
         innovations = mean + 2 * nn.sigmoid(spread) * (noise[1:] @ mixing.T)
 
         def step(z: jax.Array, innovation: jax.Array) -> tuple[jax.Array, jax.Array]:
-            z = jnp.clip(phi * z + innovation, -LARGEST_SCORE, LARGEST_SCORE)
+            z = holding.after(z, jnp.clip(phi * z + innovation, -LARGEST_SCORE, LARGEST_SCORE))
             return z, z
 
         return jax.lax.scan(step, first, innovations)[1], latent[-1]

@@ -22,8 +22,8 @@ from flax import struct
 from marljax.data.schema import InputError, MarketData, Product
 from marljax.features import FeatureConfig, FeaturePipeline, transform
 from marljax.features import fit as fit_features
-from marljax.generative.books import Numbers, Parts, decompose, next_mid, select_rows
-from marljax.generative.interface import N_REGIMES, Anchor, Encoded
+from marljax.generative.books import Numbers, Parts, decompose, next_mid
+from marljax.generative.interface import N_REGIMES, Anchor, Encoded, Holding
 from marljax.generative.marginals import Marginals, fit_marginals
 
 HALF_LIFE = 16.0
@@ -63,6 +63,7 @@ class Representation:
     """The fitted map between books and channels. Everything in it comes from the training part."""
 
     marginals: Marginals  # of the channels, then of the move where it is odd
+    holding: Holding  # of the touch, and of each level's gap and size
     long_run: jax.Array  # float32[P] half ticks squared, mean squared move
     clustering: jax.Array  # float32[P] how far the scale follows the trailing variance, 0 (not at all) to 0.95
     scale_bounds: jax.Array  # float32[2, P] half ticks, the least and largest trailing volatility
@@ -84,7 +85,7 @@ class Representation:
     @property
     def n_channels(self) -> int:
         """C, of each product."""
-        return 4 * self.n_levels + 2
+        return 6 * self.n_levels + 3
 
     @property
     def n_derived(self) -> int:
@@ -116,16 +117,17 @@ class Representation:
         parts, joined = decompose(data)
         variance = _trailing_variance(parts.move, joined, np.asarray(self.long_run))
         noise = None if seed is None else np.random.default_rng(seed)
-        values = _values(parts, np.asarray(self.scale(jnp.asarray(variance))), noise)
+        values = _values(parts, joined, np.asarray(self.scale(jnp.asarray(variance))), noise)
         move = np.asarray(parts.move)
         scores = self.marginals.to_scores(_by_parity(values, move, np.ones(move.shape[1], bool)))
         channels = scores[..., :-1]
         channels[..., 0] = np.where(move % 2 == 1, scores[..., -1], channels[..., 0])
         unknown = np.isnan(values)
         channels[unknown] = 0.0 if noise is None else noise.standard_normal(int(unknown.sum()))
+        channels = _hold(self.holding, channels.astype(np.float32))
         clock = np.asarray(data.seconds) / max(float(self.session_seconds), 1e-9)
         return Encoded(
-            channels=jnp.asarray(channels, jnp.float32),
+            channels=jnp.asarray(channels),
             variance=jnp.asarray(variance, jnp.float32),
             level=data.double_mid,
             clock=jnp.asarray(np.clip(clock, 0, 1), jnp.float32),
@@ -137,8 +139,8 @@ class Representation:
 
         Jittable. NaN counts as the median; levels behind an absent one are absent and stand one tick further each.
         """
-        values, odd = self._values_of(channels, anchor.level)
-        return self._books(values, jnp.where(odd, values[..., -1], values[..., 0]), anchor)
+        values, moves = self._values_of(channels, anchor.level)
+        return self._books(values, moves, anchor)
 
     def derive(self, channels: jax.Array, regime: jax.Array) -> jax.Array:
         """float32[W, P, D] features `DERIVED` of any float32[W, P, C], in training deviations from the training mean.
@@ -147,7 +149,7 @@ class Representation:
         gradients flow. `regime` int32[P] sets the trailing volatility before the first row.
         """
         variance = jnp.take_along_axis(self.regime_variance, regime[:, None], 1)[:, 0]
-        values, odd = self._values_of(channels, self.typical_mid)
+        values, moves = self._values_of(channels, self.typical_mid)
         k = self.n_levels
         spread = jnp.maximum(values[..., 1], 1)
         gaps, sizes = _deep(values, k)
@@ -158,8 +160,8 @@ class Representation:
             return (mid + move, next_variance(variance, move)), mid + move
 
         start = (self.typical_mid.astype(jnp.float32), variance)
-        _, double_mid = jax.lax.scan(step, start, jnp.where(odd, values[..., -1], values[..., 0]))
-        volume = jnp.maximum(values[..., -3], 0)
+        _, double_mid = jax.lax.scan(step, start, moves)
+        volume = jnp.maximum(values[..., 4 * k], 0)
         bid, n = (double_mid - spread) / 2, len(channels)
         book = MarketData(
             bid_price=jnp.concatenate([bid[..., None], bid[..., None] - jnp.cumsum(gaps[..., 0, :], -1)], -1),
@@ -168,7 +170,7 @@ class Representation:
             bid_size=sizes[..., 0, :],
             ask_size=sizes[..., 1, :],
             trade_volume=volume,
-            trade_imbalance=jnp.clip(values[..., -2], -1, 1) * volume,
+            trade_imbalance=jnp.clip(values[..., 4 * k + 1], -1, 1) * volume,
             pnl=jnp.full(volume.shape, jnp.nan),
             valid=jnp.ones(volume.shape, bool),
             seconds=self.step_seconds * jnp.arange(n),
@@ -179,15 +181,17 @@ class Representation:
         return transform(self.features, book)
 
     def _values_of(self, channels: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """float32[W, P, C+1] values, the last column the move where it is odd, and bool[W, P] whether it is.
+        """float32[W, P, C+1] values, and float32[W, P] scaled moves.
 
-        The double mid is odd where the spread is, so that the spreads say which moves are odd; `before` int32[P] is
-        the double mid of the row before.
+        The double mid is odd where the spread is, so that the spreads say which moves are odd and follow the last
+        column's map; `before` int32[P] is the double mid of the row before.
         """
         scores = jnp.concatenate([channels, channels[..., :1]], -1)
         values = jnp.clip(self.marginals.to_values(scores), -_LARGEST_UNIT, _LARGEST_UNIT)
         spread = jnp.maximum(jnp.round(values[..., 1]).astype(jnp.int32), 1)
-        return values, jnp.diff(spread, axis=0, prepend=before[None]) % 2 == 1
+        odd = jnp.diff(spread, axis=0, prepend=before[None]) % 2 == 1
+        still = self.holding.held(channels.reshape(len(channels), -1)).reshape(channels.shape)[..., 0]
+        return values, jnp.where(still, 0.0, jnp.where(odd, values[..., -1], values[..., 0]))
 
     def _books(
         self, values: jax.Array, scaled_move: jax.Array, anchor: Anchor
@@ -195,8 +199,8 @@ class Representation:
         whole = jnp.round(values).astype(jnp.int32)
         spread = jnp.maximum(whole[..., 1], 1)
         gaps, sizes = _deep(whole, self.n_levels)
-        volume = jnp.maximum(whole[..., -3], 0)
-        bought = jnp.round(jnp.clip(values[..., -2], -1, 1) * volume).astype(jnp.int32)
+        volume = jnp.maximum(whole[..., 4 * self.n_levels], 0)
+        bought = jnp.round(jnp.clip(values[..., 4 * self.n_levels + 1], -1, 1) * volume).astype(jnp.int32)
 
         def step(now: Anchor, inputs: tuple[jax.Array, jax.Array]) -> tuple[Anchor, tuple[jax.Array, jax.Array]]:
             scaled, width = inputs
@@ -212,7 +216,7 @@ class Representation:
 
 
 def channel_names(n_levels: int) -> tuple[str, ...]:
-    """The C = 4K + 2 channels in order."""
+    """The C = 6K + 3 channels in order. The last 2K + 1 say what stays as it was in the row before."""
     deeper, levels = range(2, n_levels + 1), range(1, n_levels + 1)
     return (
         "move",
@@ -223,6 +227,9 @@ def channel_names(n_levels: int) -> tuple[str, ...]:
         *(f"ask_size_{k}" for k in levels),
         "volume",
         "sign",
+        "touch_kept",
+        *(f"bid_kept_{k}" for k in levels),
+        *(f"ask_kept_{k}" for k in levels),
     )
 
 
@@ -255,10 +262,14 @@ def fit(training: MarketData) -> Representation:
     # Prices that are positive stay so, within an eighth and eightfold of what was seen.
     positive = np.stack([np.maximum(low // 8, 2), high * 8])
     bounds = np.where(low > 0, positive, 8 * np.array([[-1], [1]]) * abs(mid).max(0))
-    values = _values(select_rows(parts, joined), scale, np.random.default_rng(0))
+    everywhere = np.ones(mid.shape)
+    everywhere[joined] = scale
+    values = _values(parts, joined, everywhere, np.random.default_rng(0))[joined]
+    marginals = fit_marginals(_by_parity(values, np.asarray(parts.move)[joined], long_run < _COARSE))
     seconds = np.asarray(training.seconds, np.float64)
     return Representation(
-        marginals=fit_marginals(_by_parity(values, np.asarray(parts.move)[joined], long_run < _COARSE)),
+        marginals=marginals,
+        holding=_holding(marginals, training.n_levels),
         long_run=jnp.asarray(long_run),
         clustering=jnp.asarray(clustering, jnp.float32),
         scale_bounds=jnp.asarray(scale_bounds, jnp.float32),
@@ -305,8 +316,55 @@ def _scan_variance(move: jax.Array, joined: jax.Array, long_run: jax.Array) -> j
     return jax.lax.scan(step, long_run, (move, joined))[1]
 
 
-def _values(parts: Parts, scale: np.ndarray, noise: np.random.Generator | None) -> np.ndarray:
-    """float64[T, P, C] what the marginal maps act on; NaN where nothing was traded and a sign means nothing."""
+def _holding(marginals: Marginals, k: int) -> Holding:
+    """A kept touch holds the spread and leaves no move; a kept level holds its gap and its size."""
+    n_products, n_channels = marginals.knots.shape[0], 6 * k + 3
+    touch = 4 * k + 2
+    flag = np.full(n_channels, -1)
+    flag[:2] = touch
+    for side in range(2):
+        levels = touch + 1 + side * k + np.arange(k)
+        flag[2 + side * (k - 1) :][: k - 1] = levels[1:]
+        flag[2 * k + side * k :][:k] = levels
+    half = np.full((1, n_products, n_channels + 1), 0.5)
+    thresholds = np.where(flag >= 0, marginals.to_scores(half)[0][:, flag], np.inf)
+    block = n_channels * np.arange(n_products)[:, None]
+    return Holding(
+        flag=jnp.asarray((np.maximum(flag, 0) + block).reshape(-1), jnp.int32),
+        threshold=jnp.asarray(thresholds.reshape(-1), jnp.float32),
+        reset=jnp.asarray(np.tile(np.arange(n_channels) == 0, n_products)),
+    )
+
+
+def _hold(holding: Holding, channels: np.ndarray) -> np.ndarray:
+    """float32[T, P, C] with every held channel as in the last row in which it was free."""
+    flat = channels.reshape(len(channels), -1)
+    held = np.asarray(holding.held(jnp.asarray(flat)))
+    rows = np.maximum.accumulate(np.where(held, 0, np.arange(len(flat))[:, None]), 0)
+    last = np.take_along_axis(flat, rows, 0)
+    return np.where(held & np.asarray(holding.reset), 0.0, last).reshape(channels.shape).astype(np.float32)
+
+
+def _kept(parts: Parts, joined: np.ndarray) -> np.ndarray:
+    """bool[T, P, 2K+1] what a row repeats of the row before: its touch, then gap and size of each bid, each ask."""
+
+    def same(x: Numbers) -> np.ndarray:
+        x = np.asarray(x)
+        return np.concatenate([np.zeros_like(x[:1], bool), x[1:] == x[:-1]])
+
+    def levels(gap: Numbers, size: Numbers) -> np.ndarray:
+        kept = same(size)
+        kept[..., 1:] &= same(gap)
+        return kept
+
+    touch = same(parts.spread) & (np.asarray(parts.move) == 0)
+    sides = (levels(parts.bid_gap, parts.bid_size), levels(parts.ask_gap, parts.ask_size))
+    return np.concatenate([touch[..., None], *sides], -1) & joined[:, None, None]
+
+
+def _values(parts: Parts, joined: np.ndarray, scale: np.ndarray, noise: np.random.Generator | None) -> np.ndarray:
+    """float64[T, P, C] what the marginal maps act on; NaN where it means nothing: the sign where nothing was traded,
+    the move where the touch is kept."""
 
     def whole(x: Numbers, half_width: float = 0.49) -> np.ndarray:
         u = 0.0 if noise is None else noise.uniform(-half_width, half_width, x.shape)
@@ -317,15 +375,17 @@ def _values(parts: Parts, scale: np.ndarray, noise: np.random.Generator | None) 
         shared = whole(np.zeros(bid.shape))
         return [np.asarray(bid) + shared, np.asarray(ask) + shared]
 
+    kept = _kept(parts, joined)
     with np.errstate(invalid="ignore", divide="ignore"):
         sign = np.where(parts.volume > 0, whole(parts.imbalance) / parts.volume, np.nan)
     columns = [
-        (whole(parts.move, 0.98) / scale)[..., None],
+        np.where(kept[..., 0], np.nan, whole(parts.move, 0.98) / scale)[..., None],
         whole(parts.spread)[..., None],
         *both_sides(parts.bid_gap, parts.ask_gap),
         *both_sides(parts.bid_size, parts.ask_size),
         whole(parts.volume)[..., None],
         sign[..., None],
+        whole(kept.astype(np.int32)),
     ]
     return np.concatenate(columns, -1)
 

@@ -89,7 +89,7 @@ def generate_rows(generator: Generator, key: jax.Array, condition: Condition, n_
         features = condition_features(representation.regime(anchor.variance), jnp.minimum(clock, 1.0))
         noise = jax.random.normal(key, (generator.window + 1, width + n_latents))
         params = {"params": generator.params}
-        out: Any = generator.network.apply(params, noise, latents, context, present, features)
+        out: Any = generator.network.apply(params, noise, latents, context, present, features, representation.holding)
         scores, latents = out
         rows, anchor = representation.decode(scores.reshape(-1, *shape), anchor)
         context = jnp.concatenate([context, scores])[-generator.context :]

@@ -43,8 +43,8 @@ CAUSES = (
 )
 """What the metric `diverged` says, by its number; 0 is a sound chunk."""
 
-# One round, as is usual, lags behind while another singular value overtakes the largest.
-_POWER_ITERATIONS = 8
+_SQUARINGS = 8
+"""Rounds of power iteration, doubled each time: enough for 1% of a norm whose runners-up are as large."""
 
 
 @struct.dataclass
@@ -81,7 +81,9 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
     context = first.scores[: config.context]
     latents = first.noise[0, 0, -len(config.latent_half_lives) :]
     inputs = (first.present, first.condition)
-    generator = generator_network.init(generator_key, first.noise[0], latents, context, *inputs)["params"]
+    generator = generator_network.init(
+        generator_key, first.noise[0], latents, context, *inputs, dataset.representation.holding
+    )["params"]
     # Training begins from the best diagonal autoregression with correlated noise, and learns what that lacks.
     generator = generator | {"persistence": jnp.arctanh(dataset.persistence), "mixing": dataset.mixing}
     derived = _derived(dataset, config, first.scores, first.regime)
@@ -91,7 +93,7 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
         generator=generator,
         generator_average=generator,
         critic=critic,
-        singular=power_iteration(critic, initial_singular_vectors(critic), 30),
+        singular=power_iteration(critic, initial_singular_vectors(critic), _SQUARINGS),
         generator_optimiser=_adam(config.generator_rate).init(generator),
         critic_optimiser=_adam(config.critic_rate).init(critic),
         key=key,
@@ -167,8 +169,8 @@ def _critic_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanStat
     config = state.config
     batch = sample_batch(draw, dataset, config)
     generator_network, network = networks(config, dataset.channels.shape[1])
-    fake = _generate(generator_network, state.generator, batch, config.context)
-    singular = power_iteration(state.critic, state.singular, _POWER_ITERATIONS)
+    fake = _generate(generator_network, state.generator, dataset, batch, config.context)
+    singular = power_iteration(state.critic, state.singular, _SQUARINGS)
 
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
         critic = _critic(network, params, singular, config, dataset, batch)
@@ -181,7 +183,7 @@ def _critic_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanStat
         return config.penalty * penalty - distance, metrics
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.critic)
-    change, optimiser = _adam(config.critic_rate).update(gradient, state.critic_optimiser)
+    change, optimiser = _adam(config.critic_rate * _share(state)).update(gradient, state.critic_optimiser)
     critic = optax.apply_updates(state.critic, change)
     state = replace(state, critic=critic, critic_optimiser=optimiser, singular=singular)
     return state, metrics | {"critic_gradient": optax.tree.norm(gradient)}
@@ -191,15 +193,15 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
     config = state.config
     batch = sample_batch(draw, dataset, config)
     generator_network, network = networks(config, dataset.channels.shape[1])
-    singular = power_iteration(state.critic, state.singular, _POWER_ITERATIONS)
+    singular = power_iteration(state.critic, state.singular, _SQUARINGS)
     critic = _critic(network, state.critic, singular, config, dataset, batch)
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-        fake = _generate(generator_network, params, batch, config.context)
+        fake = _generate(generator_network, params, dataset, batch, config.context)
         return -jnp.mean(jax.vmap(critic)(jnp.arange(config.batch), fake)), fake
 
     (value, fake), gradient = jax.value_and_grad(loss, has_aux=True)(state.generator)
-    change, optimiser = _adam(config.generator_rate).update(gradient, state.generator_optimiser)
+    change, optimiser = _adam(config.generator_rate * _share(state)).update(gradient, state.generator_optimiser)
     generator = optax.apply_updates(state.generator, change)
     # A young average follows closely, so that it does not remember the initial weights.
     decay = jnp.minimum(config.average_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -235,24 +237,31 @@ def _derived(dataset: Dataset, config: GanConfig, scores: jax.Array, regime: jax
     return dataset.representation.derive(channels, regime) if config.derived else channels[..., :0]
 
 
-def _generate(network: GeneratorNetwork, params: Any, batch: Batch, n_context: int) -> Any:
+def _generate(network: GeneratorNetwork, params: Any, dataset: Dataset, batch: Batch, n_context: int) -> Any:
     """float32[B, L+W, P*C] for every row of the batch a context and a window, as the critic sees them.
 
     The window follows a context that the generator drew itself, after the real one: trained on real contexts alone, it
     would drift away when sessions are stitched. Where the context is hidden, the window is the session's first.
     """
 
-    n_latents = len(network.half_lives)
+    n_latents, holding = len(network.half_lives), dataset.representation.holding
 
     def one(noise: jax.Array, scores: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
         draw = partial(network.apply, {"params": params})
         context = scores[:n_context]
-        first, latents = draw(noise[0], noise[0, 0, -n_latents:], context, present, condition)
+        first, latents = draw(noise[0], noise[0, 0, -n_latents:], context, present, condition, holding)
         own = jnp.concatenate([context, first])[-n_context:]
-        second: Any = draw(noise[1], latents, own, jnp.float32(1.0), condition)[0]
+        second: Any = draw(noise[1], latents, own, jnp.float32(1.0), condition, holding)[0]
         return jnp.where(present > 0, jnp.concatenate([own, second]), jnp.concatenate([context, first]))
 
     return jax.vmap(one)(batch.noise, batch.scores, batch.present, batch.condition)
+
+
+def _share(state: GanState) -> jax.Array:
+    """float32[] what is left of the learning rates at this step."""
+    config = state.config
+    passed = jnp.minimum(state.step / (config.chunks * config.steps_per_chunk), 1.0)
+    return 1 - (1 - config.final_rates) * passed
 
 
 def _adam(rate: float | jax.Array) -> optax.GradientTransformation:

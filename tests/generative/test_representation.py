@@ -100,11 +100,15 @@ def test_any_channels_decode_to_valid_books(seed, spread, hostile, n_levels):
 
 
 def test_training_scores_are_standard_normal():
-    data = toy_market(0, n_steps=4000)
+    # Long, because a held channel repeats itself and has fewer independent scores than rows.
+    data = toy_market(0, n_steps=16_000)
     encoded = fit(data).encode(data, seed=1)
-    scores = np.asarray(encoded.channels)[np.asarray(encoded.joined)]
+    scores = np.asarray(encoded.channels)
+    held = np.asarray(fit(data).holding.held(encoded.channels.reshape(len(scores), -1))).reshape(scores.shape)
     for p, c in np.ndindex(scores.shape[1:]):
-        assert scipy.stats.kstest(scores[:, p, c], "norm").statistic < 0.025, channel_names(3)[c]
+        # A kept touch has no move; what else is held repeats a score that is as good as any.
+        free = np.asarray(encoded.joined) & ~(held[:, p, c] & (c == 0))
+        assert scipy.stats.kstest(scores[free, p, c], "norm").statistic < 0.025, channel_names(3)[c]
 
 
 def test_gaussian_scores_decode_to_the_training_tails():

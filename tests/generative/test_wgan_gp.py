@@ -144,7 +144,9 @@ def test_training_learns_that_one_product_leads_the_other():
     """The initial generator is the best diagonal autoregression, which knows no lead: training has to find it."""
     data = toy_market(0, n_steps=3000, n_levels=1, lead=0.9, n_sessions=1)
     representation = fit(data)
-    config = dataclasses.replace(SMALL, steps_per_chunk=100, generator_rate=1e-3, critic_rate=2e-3, average_decay=0.98)
+    config = dataclasses.replace(
+        SMALL, final_rates=1.0, steps_per_chunk=100, generator_rate=1e-3, critic_rate=2e-3, average_decay=0.98
+    )
     dataset, encoded = make_dataset(representation, data, config, 0)
     state = init(jax.random.key(0), dataset, config)
 
