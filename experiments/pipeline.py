@@ -26,6 +26,7 @@ from marljax.data.clean import CleaningConfig
 from marljax.data.schema import InputError
 from marljax.data.splits import SplitConfig
 from marljax.envs.portfolio import PortfolioEnv
+from marljax.envs.stream import session_rows
 from marljax.envs.tapes import CostConfig, TradingConfig
 from marljax.envs.worlds import AllocationConfig
 from marljax.features import FeatureConfig
@@ -39,7 +40,7 @@ from marljax.runtime.stages import Stage, StageCache, provenance
 from marljax.serving import TrainedPolicy
 from stages.agents import AgentsConfig, Trading, agents_stage, stored_policy
 from stages.evaluation import BacktestConfig, backtest_stage
-from stages.generator import SyntheticConfig, generator_stage, synthetic_rows
+from stages.generator import SyntheticConfig, fresh_sessions, generator_stage, stored_generator, synthetic_rows
 from stages.joint import META, PRODUCT, JointConfig, joint_stage, stored_agents
 from stages.market import DataConfig, Market, check_market, data_stage, features_stage
 from stages.meta import MetaConfig, Portfolio, meta_stage
@@ -97,7 +98,7 @@ def _presets() -> dict[str, PipelineConfig]:
         demo,
         preset="smoke",
         generator=dataclasses.replace(demo.generator, chunks=2),
-        synthetic=SyntheticConfig(sessions=16),
+        synthetic=SyntheticConfig(sessions=16, fresh_sessions=8),
         # Untrained agents would sit inside the usual band, and a smoke run is to show that orders flow.
         trading=TradingConfig(no_trade_band=0.05),
         # Nothing is searched and nothing tuned: what takes longest here is compiling.
@@ -164,7 +165,8 @@ def main(config: PipelineConfig) -> None:
     print_line(f"[features] {market.data.n_steps} steps; capital {trading.capital:,.0f}; limits in lots: {limits}")
     if not wanted("generator"):
         return
-    episode_rows = market.warm_up + config.agents.episode_steps + config.trading.closing_rows + 2
+    closing_rows = config.trading.closing_rows
+    episode_rows = session_rows(market.warm_up, closing_rows, config.agents.episode_steps)
     upstream = {"features": done["features"].key, "data": done["data"].key}
     metrics = folder / "metrics.jsonl"
     done["generator"] = generator_stage(
@@ -180,6 +182,7 @@ def main(config: PipelineConfig) -> None:
     if not wanted("agents"):
         return
     upstream["generator"] = done["generator"].key
+    generator = stored_generator(done["generator"], market, config.generator, config.seed)
     session = np.asarray(market.data.session)
     n_sessions = len(np.unique(session))
     # Rows are counted, not seconds: a lunch break that is left out of the grid earns nothing.
@@ -191,8 +194,9 @@ def main(config: PipelineConfig) -> None:
         trading,
         config.agents,
         config.trading,
-        synthetic_rows(done["generator"], market, config.trading.closing_rows),
-        config.synthetic.fraction,
+        config.synthetic,
+        fresh_sessions(generator, market, config.synthetic, closing_rows, config.agents.episode_steps),
+        synthetic_rows(done["generator"], market, closing_rows),
         steps_per_year=steps_per_year,
         seed=config.seed,
         metrics_path=metrics,

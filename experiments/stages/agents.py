@@ -18,6 +18,7 @@ from marljax.agents.selection import SelectionConfig, select, sharpe
 from marljax.data.limits import require, require_counts, require_not_negative
 from marljax.data.schema import InputError
 from marljax.envs.replay import ReplayEnv
+from marljax.envs.stream import Source, opened
 from marljax.envs.tapes import (
     CostConfig,
     Rows,
@@ -32,6 +33,7 @@ from marljax.evaluation.backtest import agent_returns
 from marljax.market.slippage import CostModel
 from marljax.runtime.artefacts import named_leaves
 from marljax.runtime.stages import Artefact, Stage, StageCache
+from stages.generator import SyntheticConfig
 from stages.market import Market
 from stages.training import CurriculumConfig, Evaluation, SearchConfig, chunks, search, train, worlds
 
@@ -94,15 +96,20 @@ def agents_stage(
     trading: Trading,
     config: AgentsConfig,
     trading_config: TradingConfig,
-    synthetic: Rows,
-    synthetic_fraction: float,
+    synthetic: SyntheticConfig,
+    source: Source,
+    judged: Rows,
     *,
     steps_per_year: float,
     seed: int,
     metrics_path: Path,
 ) -> Stage[Artefact]:
-    """Search, train, judge on the validation part, choose. The artefact holds the chosen policies' parameters, leaves
-    [P, ...], and in its metadata the selection, every trial and the learning curves."""
+    """Search, train, judge on the validation part, choose. Generated sessions to learn in come from `source`; trials of
+    the search are judged on those of `judged`.
+
+    The artefact holds the chosen policies' parameters, leaves [P, ...], and in its metadata the selection, every trial,
+    the learning curves and how many generated sessions agents met.
+    """
 
     def compute(checkpoints: Path) -> Artefact:
         env = ReplayEnv(config.episode_steps)
@@ -113,22 +120,20 @@ def agents_stage(
             trading=trading_config,
             episode_steps=config.episode_steps,
         )
-        params = of_rows(market.training_rows(), synthetic=synthetic, synthetic_fraction=synthetic_fraction)
+        params = opened(of_rows(market.training_rows()), source, synthetic.fraction)
         shown = Evaluation(of_rows(market.part("validation")), config.evaluate_every, config.episode_steps, seed)
         learners: dict[str, Learner] = {"ppo": PPO(env, config.ppo), "sac": SAC(env, config.sac)}
         policies, validation, curves, tried = {}, {}, {}, []
         for i, (name, learner) in enumerate(learners.items()):
             search_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
             n_chunks = chunks(learner, config.env_steps, f"agents.env-steps of {name}")
-            searched, phases, judged = worlds(
-                params, synthetic, market.train.n_steps, config.curriculum, config.search, n_chunks
-            )
+            searched, phases = worlds(params, source, config.curriculum, n_chunks)
 
-            def judge(policies: Any, rows: Rows = judged) -> np.ndarray:
-                return sharpe(_earned(config.policy, rows, trading, policies), steps_per_year)
+            def judge(policies: Any) -> np.ndarray:
+                return sharpe(earned(config.policy, judged, trading, policies), steps_per_year)
 
             values, trials = search(
-                name, learner, search_key, params, searched, config.search, judge, checkpoints, metrics_path
+                name, learner, search_key, source, params, searched, config.search, judge, checkpoints, metrics_path
             )
             tried += trials
             policies[name], curves[name] = train(
@@ -136,6 +141,7 @@ def agents_stage(
                 learner,
                 values,
                 train_key,
+                source,
                 params,
                 phases,
                 n_chunks,
@@ -144,7 +150,7 @@ def agents_stage(
                 checkpoints,
                 metrics_path,
             )
-            validation[name] = _earned(config.policy, market.part("validation"), trading, policies[name])
+            validation[name] = earned(config.policy, market.part("validation"), trading, policies[name])
         names = [product.name for product in market.data.products]
         choices, trials = select(validation, names, steps_per_year=steps_per_year, config=config.selection)
         chosen = [(policies[c["algorithm"]], c["seed"]) for c in (choices[n] for n in names)]
@@ -159,6 +165,11 @@ def agents_stage(
                 "trials": [row | {"env_steps": config.env_steps} for row in trials],
                 "search": [row | {"product": names[row["product"]]} for row in tried],
                 "curves": curves,
+                "trained_on": {
+                    "origins": [market.data.origin, "synthetic"],
+                    "synthetic_fraction": synthetic.fraction,
+                    "sessions_drawn": {name: int(curve["sessions_drawn"][-1]) for name, curve in curves.items()},
+                },
             },
         )
 
@@ -168,7 +179,7 @@ def agents_stage(
         "trading": trading_config,
         "costs": [np.asarray(x).tolist() for x in jax.tree.leaves(trading.costs)],
         "capital": trading.capital,
-        "synthetic_fraction": synthetic_fraction,
+        "synthetic": synthetic,
         "steps_per_year": steps_per_year,
     }
     return cache.run("agents", inputs, compute)
@@ -181,8 +192,9 @@ def stored_policy(stage: Stage[Artefact], policy: TanhGaussianPolicy, obs_size: 
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _earned(policy: TanhGaussianPolicy, rows: Rows, trading: Trading, policies: Any) -> np.ndarray:
-    """float32[S, P, T] what each agent earns per row; `policies` has leaves [S, P, ...]."""
+def earned(policy: TanhGaussianPolicy, rows: Rows, trading: Trading, policies: Any) -> np.ndarray:
+    """float32[S, P, T - 1] what each agent earns alone in each row, net of costs, as a fraction of its full position's
+    value; `policies` has leaves [S, P, ...], and all meet the same latencies."""
     lots = jnp.asarray(trading.max_position, jnp.float32)
 
     def one(params: Any) -> np.ndarray:

@@ -98,7 +98,8 @@ class Market:
     def part(self, name: Literal["train", "validation", "test"]) -> Rows:
         """The rows of a part. Validation and test refuse synthetic data."""
         if name != "train":
-            assert_not_synthetic(self.data, name)
+            for data in (self.data, self.rows.data):
+                assert_not_synthetic(data, name)
         return self.rows.part(getattr(self.split, name))
 
 

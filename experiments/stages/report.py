@@ -52,6 +52,7 @@ def summary(config: Any, market: Market, done: dict[str, Stage[Any]]) -> dict[st
             name: {k: row[k] for k in ("algorithm", "margin", "interval", "verdict", "seed")}
             for name, row in done["agents"].value.metadata["selection"].items()
         },
+        "trained_on": done["agents"].value.metadata["trained_on"],
         "joint": _joint(done),
         "backtest": backtest["metrics"],
         "intervals": backtest["intervals"],
@@ -188,6 +189,8 @@ def _learning(
     curves = done["agents"].value.metadata["curves"]
     meta = done["meta"].value.metadata["curves"]
     judged = all(len(curve["judged_steps"]) > 1 for curve in curves.values())
+    sessions = done["agents"].value.metadata["trained_on"]["sessions_drawn"]
+    drawn = ", ".join(f"{n:,} of them for {algorithm.upper()}" for algorithm, n in sessions.items())
     steps, value = ("judged_steps", "validation_return") if judged else ("env_steps", "reward")
     return ri.Learning(
         products=tuple(
@@ -198,7 +201,8 @@ def _learning(
         score="return of a validation episode" if judged else "reward per step",
         where=(
             f"first in calm generated sessions ({course.calm:.0%} of the time), then in wild ones at stressed costs "
-            f"({course.stress:.0%}), then on the real training part, {synthetic:.0%} of the episodes there synthetic"
+            f"({course.stress:.0%}), then on the real training part, {synthetic:.0%} of the episodes there synthetic; "
+            f"generated sessions were drawn while agents learned ({drawn})"
         ),
         meta=(ri.Curve("portfolio", "ppo", np.array(meta["env_steps"]), np.array(meta["reward"]).mean(axis=1)),),
     )

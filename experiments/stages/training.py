@@ -20,10 +20,11 @@ from marljax.agents.evaluate import evaluator
 from marljax.agents.learner import CAUSES, Learner
 from marljax.agents.rollout import Metrics
 from marljax.agents.search import Range, sample, with_values
-from marljax.data.limits import require, require_counts, require_positive, require_shares
+from marljax.agents.streaming import InStream, Streamed, streamed
+from marljax.data.limits import require_counts, require_positive, require_shares
 from marljax.data.schema import InputError
 from marljax.envs.replay import ReplayEnv, ReplayParams
-from marljax.envs.tapes import Rows
+from marljax.envs.stream import Slots, Source, begin
 from marljax.runtime.progress import Trained, run_chunks
 
 RANGES = {
@@ -46,12 +47,9 @@ class SearchConfig:
     """Settings tried per product and algorithm, the configured one first [count]; 1 takes that as it is."""
     env_steps: int = 81_920
     """Env steps that each trial learns from [steps]."""
-    judged: float = 0.25
-    """Part of the generated sessions on which trials are judged, and on which none learns [0 to 1]."""
 
     def __post_init__(self) -> None:
         require_counts(self, "trials", "env_steps")
-        require(self, "above 0 and below 1", lambda x: 0 < x < 1, "judged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +87,10 @@ class Evaluation:
     """[steps]"""
     seed: int
 
+    def __post_init__(self) -> None:
+        if np.any(np.asarray(self.params.synthetic_fraction) > 0):
+            raise InputError("synthetic episodes may not be used for validation")
+
     def of(self, learner: Learner) -> Callable[[Any, Any], Metrics]:
         """What `run_chunks` adds to its metrics, of one agent."""
         key = jax.random.fold_in(jax.random.key(self.seed), 7)
@@ -100,6 +102,7 @@ def search(
     name: str,
     learner: Learner,
     key: jax.Array,
+    source: Source,
     params: ReplayParams,
     stages: Curriculum,
     config: SearchConfig,
@@ -109,11 +112,11 @@ def search(
 ) -> tuple[Values, list[dict[str, Any]]]:
     """Each product's best hyperparameters, {name: float32[P]}, and one row per trial and product.
 
-    `stages` are the generated sessions to learn on; `judge` maps policies' params, leaves [K, P, ...], to scores
-    float[K, P].
+    `stages` are the generated sessions to learn on, drawn from `source`; `judge` maps policies' params, leaves
+    [K, P, ...], to scores float[K, P].
     """
     n_products = params.max_position.shape[0]
-    init_key, draw_key = jax.random.split(key)
+    init_key, draw_key, stream_key = jax.random.split(key, 3)
     values = {one: jnp.full((1, n_products), getattr(learner.config, one)) for one in RANGES[name]}
     if config.trials == 1:
         return {one: x[0] for one, x in values.items()}, []
@@ -123,9 +126,20 @@ def search(
     keys = jnp.broadcast_to(jax.random.split(init_key, n_products), (config.trials, n_products))
     n_chunks = chunks(learner, config.env_steps, f"agents.search.env-steps of {name}")
     trained = _learn(
-        f"{name} search", learner, values, keys, params, stages, n_chunks, folder, metrics_path, strict=False
+        f"{name} search",
+        learner,
+        values,
+        keys,
+        stream_key,
+        source,
+        params,
+        stages,
+        n_chunks,
+        folder,
+        metrics_path,
+        strict=False,
     )
-    scores = np.asarray(judge(jax.vmap(jax.vmap(learner.policy_params))(trained.runner)))
+    scores = np.asarray(judge(jax.vmap(jax.vmap(learner.policy_params))(trained.runner.runners)))
     best = np.argmax(np.where(np.isfinite(scores), scores, -np.inf), axis=0)
     rows = [
         {
@@ -148,6 +162,7 @@ def train(
     learner: Learner,
     values: Values,
     key: jax.Array,
+    source: Source,
     params: ReplayParams,
     stages: Curriculum,
     n_chunks: int,
@@ -161,10 +176,23 @@ def train(
     `values` are float32[P]; leaves of `params` and of `stages` have a leading axis P.
     """
     n_products = params.max_position.shape[0]
+    key, stream_key = jax.random.split(key)
     keys = jax.random.split(key, (n_seeds, n_products))
     values = {one: jnp.broadcast_to(x, (n_seeds, n_products)) for one, x in values.items()}
     trained = _learn(
-        name, learner, values, keys, params, stages, n_chunks, folder, metrics_path, strict=True, evaluation=evaluation
+        name,
+        learner,
+        values,
+        keys,
+        stream_key,
+        source,
+        params,
+        stages,
+        n_chunks,
+        folder,
+        metrics_path,
+        strict=True,
+        evaluation=evaluation,
     )
     judged = [row for row in trained.rows if "deterministic_return" in row]
     curves = {
@@ -172,8 +200,9 @@ def train(
         "reward": [row["reward"] for row in trained.rows],
         "judged_steps": [row["chunk"] * learner.steps_per_chunk for row in judged],
         "validation_return": [row["deterministic_return"] for row in judged],
+        "sessions_drawn": [row["sessions_drawn"] for row in trained.rows],
     }
-    return jax.vmap(jax.vmap(learner.policy_params))(trained.runner), curves
+    return jax.vmap(jax.vmap(learner.policy_params))(trained.runner.runners), curves
 
 
 def _learn(
@@ -181,6 +210,8 @@ def _learn(
     learner: Learner,
     values: Values,
     keys: jax.Array,
+    stream_key: jax.Array,
+    source: Source,
     params: ReplayParams,
     stages: Curriculum,
     n_chunks: int,
@@ -189,26 +220,32 @@ def _learn(
     strict: bool,
     evaluation: "Evaluation | None" = None,
 ) -> Trained:
-    """Agents from keys [L, P] with hyperparameters float32[L, P], side by side; a search and a training of as many are
-    one program. Unless `strict`, an agent that diverged goes on from its last good state."""
+    """Agents from keys [L, P] with hyperparameters float32[L, P], side by side in one stream of sessions; a search and
+    a training of as many are one program. Unless `strict`, an agent that diverged goes on from its last good state."""
 
-    def start(key: jax.Array, values: Values, params: ReplayParams, stages: Curriculum) -> Any:
-        return with_values(learner, values).init(key, stages.at(params, jnp.int32(0)))
+    def start(key: jax.Array, slots: Slots, values: Values, params: ReplayParams, stages: Curriculum) -> Any:
+        return InStream(with_values(learner, values), slots).init(key, stages.at(params, jnp.int32(0)))
 
-    def step(runner: Any, values: Values, params: ReplayParams, stages: Curriculum, strict: jax.Array) -> Any:
-        runner, metrics = update(with_values(learner, values), runner, params, stages)
+    def step(
+        runner: Any, slots: Slots, values: Values, params: ReplayParams, stages: Curriculum, strict: jax.Array
+    ) -> Any:
+        runner, metrics = update(InStream(with_values(learner, values), slots), runner, params, stages)
         undone = metrics["diverged"]
         return runner, metrics | {"diverged": undone * strict, "undone": undone}
 
-    def judge(runners: Any, *_: Any) -> Metrics:
+    def judge(state: Streamed, *_: Any) -> Metrics:
         assert evaluation is not None
-        return jax.vmap(jax.vmap(evaluation.of(learner)), in_axes=(0, None))(runners, evaluation.params)
+        return jax.vmap(jax.vmap(evaluation.of(learner)), in_axes=(0, None))(state.runners, evaluation.params)
 
+    stream = jax.jit(begin)(source, stream_key)
+    starts = jax.jit(jax.vmap(jax.vmap(start), in_axes=(0, None, 0, None, None)))
+    runners = starts(keys, stream.slots(source), values, params, stages)
+    by_product = jax.vmap(step, in_axes=(0, 0, 0, 0, 0, None))
     return run_chunks(
-        jax.vmap(jax.vmap(step, in_axes=(0, 0, 0, 0, None)), in_axes=(0, 0, None, None, None)),
-        jax.jit(jax.vmap(jax.vmap(start), in_axes=(0, 0, None, None)))(keys, values, params, stages),
+        streamed(jax.vmap(by_product, in_axes=(0, None, 0, None, None, None)), n_real=params.features.shape[1]),
+        Streamed(runners, stream),
         n_chunks,
-        operands=(values, params, stages, jnp.float32(strict)),
+        operands=(source, values, params, stages, jnp.float32(strict)),
         name=name,
         axes=("seed" if strict else "trial", "product"),
         checkpoint_dir=folder / name.replace(" ", "-"),
@@ -229,36 +266,22 @@ def chunks(learner: Learner, env_steps: int, what: str) -> int:
 
 
 def worlds(
-    params: ReplayParams,
-    synthetic: Rows,
-    n_real: int,
-    config: CurriculumConfig,
-    search_config: SearchConfig,
-    n_chunks: int,
-) -> tuple[Curriculum, Curriculum, Rows]:
-    """The worlds of the search, the curriculum's phases, and the generated rows on which trials are judged.
+    params: ReplayParams, source: Source, config: CurriculumConfig, n_chunks: int
+) -> tuple[Curriculum, Curriculum]:
+    """The worlds of the search and the curriculum's phases.
 
     Args:
-        params: leaves [P, ...], whose tape is `n_real` real rows followed by the generated ones.
-        synthetic: those generated ones.
+        params: leaves [P, ...], see `marljax.envs.stream.opened`.
         n_chunks: of the curriculum.
     """
-    session = np.asarray(synthetic.data.session)
-    names = np.unique(session)
-    first_judged = names[len(names) - max(1, round(search_config.judged * len(names)))]
-    starts = np.asarray(params.synthetic_starts[0])
-    of_start = session[starts - n_real]
-    wildness = volatility(synthetic)
-    learned = of_start < first_judged
-    if not learned.any() and search_config.trials > 1:
-        raise InputError("search.judged leaves no generated session to learn on: raise synthetic.sessions")
-    wild = wildness[np.searchsorted(names, of_start)] > np.median(wildness)
-    n_products = params.max_position.shape[0]
+    n_products, n_real = params.features.shape[:2]
+    starts = n_real + source.starts
+    calm = len(starts) // 2
 
-    def only(which: np.ndarray) -> jax.Array:
+    def only(which: slice) -> jax.Array:
         # As many starts as there are in all, so that every phase has the same shapes.
-        chosen = starts[which] if which.any() else starts
-        return jnp.broadcast_to(jnp.asarray(np.resize(chosen, starts.shape)), (n_products, len(starts)))
+        chosen = starts[which] if starts[which].size else starts
+        return jnp.broadcast_to(jnp.asarray(np.resize(chosen, starts.size)), (n_products, starts.size))
 
     always = jnp.ones(n_products)
     stressed = dataclasses.replace(
@@ -266,26 +289,13 @@ def worlds(
         impact_coefficient=params.costs.impact_coefficient * config.stressed_costs,
         latency_mean=params.costs.latency_mean * config.stressed_costs,
     )
+    # Sessions of a stream lie in order of their volatility.
+    searched = {"synthetic_starts": only(slice(None)), "synthetic_fraction": always, "costs": params.costs}
     phases = [
-        {"synthetic_starts": only(~wild), "synthetic_fraction": always, "costs": params.costs},
-        {"synthetic_starts": only(wild), "synthetic_fraction": always, "costs": stressed},
-        {
-            "synthetic_starts": params.synthetic_starts,
-            "synthetic_fraction": params.synthetic_fraction,
-            "costs": params.costs,
-        },
+        searched | {"synthetic_starts": only(slice(calm))},
+        searched | {"synthetic_starts": only(slice(calm, None)), "costs": stressed},
+        searched | {"synthetic_fraction": params.synthetic_fraction},
     ]
-    searched = {"synthetic_starts": only(learned), "synthetic_fraction": always, "costs": params.costs}
     per_product = jax.vmap(lambda *phases: curriculum(phases, config.shares, n_chunks))
-    first_row = int(np.searchsorted(session, first_judged))
     # The search's three phases are the same world, so that its program is that of the training.
-    return per_product(*[searched] * 3), per_product(*phases), synthetic.part(slice(first_row, len(session)))
-
-
-def volatility(rows: Rows) -> np.ndarray:
-    """float64[sessions] how wild each session is: its moves' standard deviation, relative to the mean over sessions, on
-    average over products."""
-    session = np.asarray(rows.data.session)
-    mid = np.asarray(rows.data.double_mid, np.float64)
-    spread = np.array([np.diff(mid[session == s], axis=0).std(axis=0) for s in np.unique(session)])
-    return (spread / np.maximum(spread.mean(axis=0), 1e-9)).mean(axis=1)
+    return per_product(*[searched] * 3), per_product(*phases)

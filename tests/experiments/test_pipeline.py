@@ -22,6 +22,8 @@ TINY = [
     "--generator.chunks=2",
     "--generator.steps-per-chunk=2",
     "--synthetic.sessions=4",
+    "--synthetic.fresh-sessions=4",
+    "--synthetic.fresh-every=1",
     "--trading.no-trade-band=0",
     "--agents.seeds=2",
     "--agents.episode-steps=32",
@@ -143,6 +145,20 @@ def test_agents_learn_in_calm_then_stress_then_real_markets(finished):
         phases = [row["phase"][0][0] for row in rows if row["stage"] == name]
         assert phases == sorted(phases)
         assert phases[-1] == 2.0
+
+
+def test_a_run_says_that_its_agents_met_generated_sessions_and_that_these_were_fresh(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    trained_on = summary["trained_on"]
+    assert trained_on["origins"] == ["simulated", "synthetic"]
+    assert trained_on["synthetic_fraction"] == 0.25
+    assert json.loads((finished / "provenance.json").read_text())["origins"]["generated sessions"] == "synthetic"
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    for name in ("ppo", "sac"):
+        drawn = [row["sessions_drawn"] for row in rows if row["stage"] == name]
+        assert drawn == [8, 12, 16], "episodes are as long as a chunk, so that every chunk opens fresh sessions"
+        assert trained_on["sessions_drawn"][name] == drawn[-1]
+    assert "generated sessions were drawn while agents learned" in (finished / "report.html").read_text()
 
 
 def test_agents_are_evaluated_on_validation_episodes_while_they_learn(finished):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +10,20 @@ import pytest
 
 from marljax.data.schema import InputError, MarketData, Product
 from marljax.data.splits import Split
-from marljax.envs.tapes import CostConfig, Rows, TradingConfig, cost_models, replay_params
+from marljax.envs.stream import opened
+from marljax.envs.tapes import Rows
+from marljax.generative import representation, wgan_gp
+from marljax.generative.stitching import make_generator
+from marljax.runtime.artefacts import named_leaves
+from marljax.runtime.stages import Artefact, Stage
+from stages.generator import SyntheticConfig, stored_generator
 from stages.market import Market
-from stages.training import CurriculumConfig, SearchConfig, chunks, volatility, worlds
+from stages.meta import Portfolio
+from stages.training import CurriculumConfig, Evaluation, SearchConfig, chunks, worlds
+from tests.reference.streams import GAN, market, real_params, source
 
-N_REAL, SESSIONS, LENGTH, EPISODE = 60, 8, 20, 8
+N_REAL, SESSIONS, EPISODE = market(2)[0].n_steps, 8, 8
+SOURCE = source(n_sessions=SESSIONS, episode_steps=EPISODE)
 
 
 def rows(n_steps, sessions, size, seed):
@@ -41,22 +51,12 @@ def rows(n_steps, sessions, size, seed):
 
 @pytest.fixture(scope="module")
 def found():
-    real, synthetic = rows(N_REAL, 1, 0, 0), rows(SESSIONS * LENGTH, SESSIONS, 2, 1)
-    params = replay_params(
-        real,
-        costs=cost_models(real.data, CostConfig()),
-        max_position=np.array([5, 5], np.int32),
-        trading=TradingConfig(),
-        episode_steps=EPISODE,
-        synthetic=synthetic,
-        synthetic_fraction=0.25,
-    )
-    config = CurriculumConfig(calm=0.25, stress=0.25, stressed_costs=3.0)
-    return params, synthetic, *worlds(params, synthetic, N_REAL, config, SearchConfig(judged=0.25), 8)
+    params = opened(real_params(2, EPISODE), SOURCE, 0.25)
+    return params, *worlds(params, SOURCE, CurriculumConfig(calm=0.25, stress=0.25, stressed_costs=3.0), 8)
 
 
 def sessions_of(starts):
-    return set(((np.asarray(starts) - N_REAL) // LENGTH).ravel().tolist())
+    return set(((np.asarray(starts) - N_REAL) // SOURCE.n_steps).ravel().tolist())
 
 
 def at(phases, params, chunk):
@@ -65,10 +65,12 @@ def at(phases, params, chunk):
 
 
 def test_the_calmer_sessions_come_first_then_the_wilder_at_stressed_costs_then_the_real_market(found):
-    params, _, _, phases, _ = found
+    params, _, phases = found
     calm, stress, real = (at(phases, params, chunk) for chunk in (0, 2, 4))
+    # Of a stream's sessions the calmest lie first.
     assert sessions_of(calm.synthetic_starts) == set(range(SESSIONS // 2))
     assert sessions_of(stress.synthetic_starts) == set(range(SESSIONS // 2, SESSIONS))
+    assert sessions_of(real.synthetic_starts) == set(range(SESSIONS))
     assert (float(calm.synthetic_fraction), float(stress.synthetic_fraction)) == (1.0, 1.0)
     assert float(real.synthetic_fraction) == 0.25
     for name in ("impact_coefficient", "latency_mean"):
@@ -76,24 +78,41 @@ def test_the_calmer_sessions_come_first_then_the_wilder_at_stressed_costs_then_t
         assert float(getattr(real.costs, name)) == float(getattr(params.costs, name)[0])
 
 
-def test_trials_learn_on_some_generated_sessions_and_are_judged_on_others(found):
-    params, synthetic, searched, _, judged = found
+def test_trials_learn_on_all_fresh_sessions_and_on_no_real_row(found):
+    params, searched, _ = found
     for chunk in (0, 3, 7):
         world = at(searched, params, chunk)
-        assert sessions_of(world.synthetic_starts) == set(range(6))
+        assert sessions_of(world.synthetic_starts) == set(range(SESSIONS))
         assert float(world.synthetic_fraction) == 1.0
-    assert set(np.unique(np.asarray(judged.data.session))) == {6, 7}
-    np.testing.assert_array_equal(judged.data.bid_price, synthetic.data.bid_price[6 * LENGTH :])
+        assert int(world.synthetic_starts.min()) >= N_REAL
 
 
-def test_wildness_is_that_of_the_moves():
-    assert (np.diff(volatility(rows(SESSIONS * LENGTH, SESSIONS, 2, 1))) > 0).all()
+def test_the_stored_generator_is_the_one_that_was_trained():
+    data, pipeline, _ = market(2)
+    books = Market(data, None, Split(slice(0, 800), slice(800, 1000), slice(1000, 1200)), (), pipeline, 2)
+    dataset, encoded = wgan_gp.make_dataset(representation.fit(books.train), books.train, GAN, 3)
+    trained = make_generator(wgan_gp.init(jax.random.key(5), dataset, GAN), dataset, encoded)
+    arrays = {f"params{name}": np.asarray(x) for name, x in named_leaves(trained.params).items()}
+    found = stored_generator(Stage(Artefact(arrays, {}), "", 0.0, True), books, GAN, 3)
+    chex.assert_trees_all_equal(found, trained)
 
 
-def test_a_search_with_nothing_to_learn_on_is_refused(found):
-    params, synthetic, *_ = found
-    with pytest.raises(InputError, match="leaves no generated session to learn on"):
-        worlds(params, synthetic, N_REAL, CurriculumConfig(), SearchConfig(judged=0.99), 8)
+def test_synthetic_data_are_refused_wherever_something_is_judged():
+    real = rows(N_REAL, 1, 0, 0)
+    generated = dataclasses.replace(real, data=real.data.replace(origin="synthetic"))
+    parts = Split(slice(0, 40), slice(42, 50), slice(52, 60))
+    for part in ("validation", "test"):
+        assert Market(real.data, real, parts, (), None, 2).part(part).data.n_steps == 8
+        for data, of_rows in ((generated.data, real), (real.data, generated)):
+            wrong = Market(data, of_rows, parts, (), None, 2)
+            # Meta-controller, joint tuning and backtest are all judged on what a Portfolio hands out.
+            for use in (wrong.part, Portfolio(None, wrong, None, None, None).params):
+                with pytest.raises(InputError, match=f"synthetic data may not be used for {part}"):
+                    use(part)
+    real_episodes = real_params(2, EPISODE)
+    assert Evaluation(real_episodes, 1, EPISODE, 0).every == 1
+    with pytest.raises(InputError, match="synthetic episodes may not be used for validation"):
+        Evaluation(opened(real_episodes, SOURCE, 0.25), 1, EPISODE, 0)
 
 
 def test_env_steps_must_be_whole_chunks():
@@ -109,7 +128,10 @@ def test_env_steps_must_be_whole_chunks():
         (lambda: CurriculumConfig(calm=0.7, stress=0.4), "take 1.1 of the time"),
         (lambda: CurriculumConfig(stressed_costs=0.0), "stressed_costs must be"),
         (lambda: SearchConfig(trials=0), "trials must be"),
-        (lambda: SearchConfig(judged=1.0), "judged must be"),
+        (lambda: SyntheticConfig(sessions=0), "sessions must be"),
+        (lambda: SyntheticConfig(fresh_sessions=0), "fresh_sessions must be"),
+        (lambda: SyntheticConfig(fresh_every=-1), "fresh_every must"),
+        (lambda: SyntheticConfig(fraction=1.5), "fraction must be"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):
