@@ -1,0 +1,103 @@
+"""What the protocols of daily bars share: a training whose generator is kept at several points, and rows of scores."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from marljax.generative import wgan_gp
+from marljax.generative.dataset import Dataset
+from marljax.generative.interface import N_REGIMES, Encoded
+from marljax.generative.scores.conditional import conditional_scores
+from marljax.generative.scores.intervals import seed_interval
+from marljax.generative.stitching import Condition, Generator, generate_rows, make_generator
+from marljax.generative.wgan_gp import GanConfig, GanState
+from marljax.runtime.progress import run_chunks
+
+Table = dict[str, dict[str, Any]]
+"""{score: {candidate: {"estimate", "low", "high"}, "reach": bar, "aim": bar}}."""
+
+
+@struct.dataclass
+class Kept:
+    """A training and the K running averages that it passed through."""
+
+    state: GanState
+    averages: Any  # [K, ...]
+
+
+def kept_generators(
+    dataset: Dataset, encoded: Encoded, config: GanConfig, n_kept: int, *, seed: int, name: str, out: Path
+) -> list[Generator]:
+    """The generator before training, then at `n_kept` points evenly spaced, the last of them the end.
+
+    Resumes from `out/checkpoints`; raises `Diverged` as `run_chunks` does.
+    """
+    state = wgan_gp.init(jax.random.key(seed), dataset, config)
+    first = make_generator(state, dataset, encoded)
+    averages = jax.tree.map(lambda x: jnp.stack([x] * n_kept), state.generator_average)
+    length = config.chunks * config.steps_per_chunk
+
+    def update(kept: Kept, dataset: Dataset) -> tuple[Kept, dict[str, jax.Array]]:
+        state, metrics = wgan_gp.update(kept.state, dataset)
+        # Every chunk overwrites the average of the stretch it belongs to, so that a stretch's last one stays.
+        place = jnp.maximum(state.step * n_kept - 1, 0) // length
+        averages = jax.tree.map(lambda all_, one: all_.at[place].set(one), kept.averages, state.generator_average)
+        return Kept(state, averages), metrics
+
+    trained = run_chunks(
+        update,
+        Kept(state, averages),
+        config.chunks,
+        operands=(dataset,),
+        name=name,
+        checkpoint_dir=out / "checkpoints",
+        metrics_path=out / "metrics.jsonl",
+        show=("wasserstein", "spread"),
+        causes=wgan_gp.CAUSES,
+    ).runner
+    points = [jax.tree.map(lambda x, i=i: x[i], trained.averages) for i in range(n_kept)]
+    return [first, *(dataclasses.replace(first, params=point) for point in points)]
+
+
+def sessions(generator: Generator, key: jax.Array, n_sessions: int, n_steps: int) -> Any:
+    """[n_sessions, n_steps, P] bars, each session from the prices and the regime of a training window's start."""
+    start_key, draw_key = jax.random.split(key)
+    rows = jax.random.randint(start_key, (n_sessions,), 0, len(generator.starts.clock))
+    return _draw(generator, jax.random.split(draw_key, n_sessions), rows, n_steps)
+
+
+@jax.jit(static_argnames="n_steps")
+def _draw(generator: Generator, keys: jax.Array, rows: jax.Array, n_steps: int) -> Any:
+    starts: Condition = jax.tree.map(lambda x: x[rows], generator.starts)
+    return jax.vmap(lambda key, start: generate_rows(generator, key, start, n_steps))(keys, starts)
+
+
+def add(table: Table, score: str, candidate: str, values: float | np.ndarray) -> None:
+    """A candidate's score: one number, or float[S] over independent seeds, which become their mean and its interval."""
+    found = seed_interval(np.atleast_1d(values))
+    table.setdefault(score, {})[candidate] = {"estimate": found.estimate, "low": found.low, "high": found.high}
+
+
+def regime_scores(real: np.ndarray, other: np.ndarray, training: np.ndarray) -> dict[str, float]:
+    """`conditional_scores` of the second halves of windows of returns [N, W] by the volatility of their first halves.
+
+    The regimes are the terciles of the training windows' first halves.
+    """
+    half = real.shape[1] // 2
+
+    def trailing(windows: np.ndarray) -> np.ndarray:
+        return np.mean(windows[:, :half] ** 2, axis=1)
+
+    edges = np.quantile(trailing(training), np.arange(1, N_REGIMES) / N_REGIMES)
+    regimes = [np.searchsorted(edges, trailing(x)) for x in (real, other)]
+    return conditional_scores(real[:, half:], regimes[0], other[:, half:], regimes[1], N_REGIMES)
+
+
+def windows_of(series: np.ndarray, length: int) -> np.ndarray:
+    """[N - length + 1, length, ...] every window of a series [N, ...]."""
+    return np.moveaxis(np.lib.stride_tricks.sliding_window_view(series, length, axis=0), -1, 1)
