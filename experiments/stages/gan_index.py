@@ -57,10 +57,10 @@ class IndexProtocol:
         )
     )
     """The networks and their training."""
-    half_life: float = 5.0
-    """Of the trailing variance that scales the returns [days]."""
-    most_clustering: float = 0.95
-    """Bound on how far the scale follows the trailing variance [0 to 0.95]."""
+    half_lives: tuple[float, float] = (2.0, 20.0)
+    """Of the fast and the slow trailing variance that scale the returns [days]."""
+    least_clustering: float = 0.88
+    """Bound from below on how far the scale follows the trailing variances [0 to 0.95]."""
     paths: int = 100
     """Generated paths in one scoring [count]."""
     draws: int = 3
@@ -87,7 +87,7 @@ def run(config: IndexProtocol, *, seed: int, out: Path) -> dict[str, Any]:
     training = bars.Bars.of_closes(
         closes[_FIRST:_LAST].to_numpy()[:, None], np.zeros(len(returns) + 1, np.int32), ("S&P 500",)
     )
-    representation = bars.fit(training, config.half_life, config.most_clustering)
+    representation = bars.fit(training, config.half_lives, config.least_clustering)
     dataset, encoded = make_dataset(representation, training, config.gan, seed)
     found = kept_generators(dataset, encoded, config.gan, config.kept, seed=seed, name="gan_index", out=out)
     trained = time.monotonic()

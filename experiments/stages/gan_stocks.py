@@ -46,7 +46,7 @@ _COPIES = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
-class StocksProtocol:
+class StockProtocol:
     """Sizes of the TimeGAN stocks protocol."""
 
     data: Path = Path("../shared/data/daily/timegan_google_stock_data.csv.gz")
@@ -63,10 +63,10 @@ class StocksProtocol:
         )
     )
     """The networks and their training."""
-    half_life: float = 8.0
-    """Of the trailing variance that scales the returns [days]."""
-    most_clustering: float = 0.95
-    """Bound on how far the scale follows the trailing variance [0 to 0.95]."""
+    half_lives: tuple[float, float] = (4.0, 32.0)
+    """Of the fast and the slow trailing variance that scale the returns [days]."""
+    least_clustering: float = 0.0
+    """Bound from below on how far the scale follows the trailing variances [0 to 0.95]."""
     block: int = 120
     """Length of a block of time [days]."""
     windows: int = 2_000
@@ -90,7 +90,7 @@ class Sides:
     test: np.ndarray
 
 
-def run(config: StocksProtocol, *, seed: int, out: Path) -> dict[str, Any]:
+def run(config: StockProtocol, *, seed: int, out: Path) -> dict[str, Any]:
     """Train, choose, score, and write `scores.json` and `windows.npz` into `out`.
 
     The best generator is the one that the strong judge tells least from the validation blocks. Returns what
@@ -101,7 +101,7 @@ def run(config: StocksProtocol, *, seed: int, out: Path) -> dict[str, Any]:
     parts = split(levels, config.block)
     real = {kind: np.concatenate([windows_of(x, _WINDOW) for x in blocks]) for kind, blocks in parts.items()}
     training = training_bars(parts["train"])
-    representation = bars.fit(training, config.half_life, config.most_clustering)
+    representation = bars.fit(training, config.half_lives, config.least_clustering)
     dataset, encoded = make_dataset(representation, training, config.gan, seed)
     found = kept_generators(dataset, encoded, config.gan, config.kept, seed=seed, name="gan_stocks", out=out)
     trained = time.monotonic()
@@ -170,7 +170,7 @@ def training_bars(blocks: list[np.ndarray]) -> bars.Bars:
     return bars.Bars.build(**columns, session=session, products=("GOOG",))
 
 
-def draw(generator: Generator, config: StocksProtocol, words: tuple[int, int]) -> Sides:
+def draw(generator: Generator, config: StockProtocol, words: tuple[int, int]) -> Sides:
     """Generated windows of levels for both sides, each behind a window of its own that is left out."""
     key = jax.random.fold_in(jax.random.key(words[0]), words[1])
     drawn = sessions(generator, key, 2 * config.windows, config.gan.window + _WINDOW)

@@ -28,8 +28,11 @@ _LEAST_SHARE = 0.02
 _LARGEST_LEVEL = 40.0
 _LARGEST_VALUE = 1e3
 _FEWEST_ROWS = 64
+_DYNAMICS = ("clustering", "asymmetry", "slow_share")
+_MOST_CLUSTERING = 0.95
 _UNIT_ROUNDS = 4
 _PRICE_UNIT = 1e6
+_NO_SHADOW = 0.2
 _ROUNDING = 1e-6
 """Of a logarithm: shadows below it are not there."""
 _SHORT, _LONG = 5, 20
@@ -76,7 +79,7 @@ class Bars:
     @staticmethod
     def of_closes(close: np.ndarray, session: np.ndarray, products: tuple[str, ...]) -> "Bars":
         """Bars of which only the close [T, P] is known."""
-        prices = dict.fromkeys(("open", "high", "low", "close"), close)
+        prices: dict[str, Any] = dict.fromkeys(("open", "high", "low", "close"), close)
         return Bars.build(**prices, volume=np.zeros_like(close), session=session, products=products)
 
     @property
@@ -89,7 +92,8 @@ class Bars:
 class BarRepresentation:
     """The fitted map between bars and channels. Everything in it comes from the training part.
 
-    An `Anchor.level` is float32[P, 2]: the logarithm of the last close and the trailing mean of log volume.
+    An `Anchor.level` is float32[P, 3]: the logarithm of the last close, the trailing mean of log volume, and the
+    logarithm of the slow trailing variance over the weighted mean of both, which is `Anchor.variance`.
     """
 
     marginals: Marginals
@@ -97,7 +101,8 @@ class BarRepresentation:
     clustering: jax.Array  # float32[P] how far the scale follows the trailing variance, 0 (not at all) to 0.95
     asymmetry: jax.Array  # float32[P] how much more losses move it than gains, 0 (no more)
     unit: jax.Array  # float32[P] mean news over the expected square
-    decay: jax.Array  # float32[] of the trailing variance, each row
+    slow_share: jax.Array  # float32[P] weight of the slow trailing variance, the rest is the fast one's
+    decay: jax.Array  # float32[2] of the fast and the slow trailing variance, each row
     scale_bounds: jax.Array  # float32[2, P] the least and largest scale
     volume_mean: jax.Array  # float32[P] of log volume
     volume_clustering: jax.Array  # float32[P] how far expected log volume follows its trailing mean
@@ -141,9 +146,19 @@ class BarRepresentation:
         scale = jnp.sqrt(jnp.maximum(expected, _LEAST_SHARE * self.long_run))
         return jnp.clip(scale, self.scale_bounds[0], self.scale_bounds[1])
 
-    def next_variance(self, variance: jax.Array, parts: jax.Array) -> jax.Array:
-        """float32[P] the trailing variance after one more bar, of parts float32[P, C] in logarithms."""
-        return self.decay * variance + (1 - self.decay) * self.news(variance, parts) / self.unit
+    def after(self, now: Anchor, parts: jax.Array) -> Anchor:
+        """The anchor behind one more bar, of parts float32[P, C] in logarithms."""
+        news = self.news(now.variance, parts) / self.unit
+        slow = now.variance * jnp.exp(now.level[:, 2])
+        fast = jnp.maximum(now.variance - self.slow_share * slow, 0) / (1 - self.slow_share)
+        fast, slow = (d * v + (1 - d) * news for d, v in zip(self.decay, (fast, slow), strict=True))
+        variance = (1 - self.slow_share) * fast + self.slow_share * slow
+        volume = now.level[:, 1]
+        if self.ranged:
+            volume = _VOLUME_DECAY * volume + (1 - _VOLUME_DECAY) * parts[:, -1]
+        close = now.level[:, 0] + jnp.sum(parts[:, :2] if self.ranged else parts, -1)
+        close = jnp.clip(close, -_LARGEST_LEVEL, _LARGEST_LEVEL)
+        return Anchor(jnp.stack([close, volume, jnp.log(slow / variance)], -1), variance)
 
     def news(self, variance: jax.Array, parts: jax.Array) -> jax.Array:
         """float32[P] what moves the trailing variance: the bar's own, more where it fell than where it rose."""
@@ -173,17 +188,16 @@ class BarRepresentation:
         if data.products != self.products or data.ranged != self.ranged:
             raise InputError("the bars' products or columns are not those the representation was fitted on")
         parts, joined = take_apart(data)
-        variance, trailing = _trailing(self, parts, joined)
+        before, after = _anchors(self, parts, joined)
         noise = None if seed is None else np.random.default_rng(seed)
-        scale = np.asarray(self.scale(jnp.asarray(variance)), np.float64)
-        scores = self.marginals.to_scores(_values(self, parts, scale, trailing, noise))
+        scores = self.marginals.to_scores(_values(self, parts, before, noise))
         scores[~joined] = 0.0
-        volume = _VOLUME_DECAY * trailing + (1 - _VOLUME_DECAY) * parts[..., -1] if self.ranged else 0.0 * trailing
-        level = np.stack([np.log(np.asarray(data.close, np.float64)), volume], -1)
+        level = np.array(after.level)
+        level[..., 0] = np.log(np.asarray(data.close, np.float64))
         return Encoded(
             channels=jnp.asarray(scores, jnp.float32),
-            variance=jnp.asarray(variance, jnp.float32),
-            level=jnp.asarray(level, jnp.float32),
+            variance=before.variance,
+            level=jnp.asarray(level),
             clock=jnp.zeros(len(joined)),
             joined=jnp.asarray(joined),
         )
@@ -194,11 +208,8 @@ class BarRepresentation:
 
         def step(now: Anchor, row: jax.Array) -> tuple[Anchor, tuple[jax.Array, jax.Array]]:
             parts = self._parts(row, now)
-            level = now.level[:, 0] + jnp.sum(parts[:, :2] if self.ranged else parts, -1)
-            level = jnp.clip(level, -_LARGEST_LEVEL, _LARGEST_LEVEL)
-            trailing = _VOLUME_DECAY * now.level[:, 1] + (1 - _VOLUME_DECAY) * parts[:, -1]
-            volume = trailing if self.ranged else now.level[:, 1]
-            return Anchor(jnp.stack([level, volume], -1), self.next_variance(now.variance, parts)), (parts, level)
+            after = self.after(now, parts)
+            return after, (parts, after.level[:, 0])
 
         after, (parts, level) = jax.lax.scan(step, anchor, values)
         close = jnp.exp(level)
@@ -227,11 +238,12 @@ class BarRepresentation:
         age = jnp.arange(len(channels), dtype=jnp.int32)
         root = jnp.sqrt(self.long_run)
 
-        def step(variance: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
-            parts = self._parts(row, Anchor(jnp.zeros((self.n_products, 2)), variance))
-            return self.next_variance(variance, parts), parts
+        def step(now: Anchor, row: jax.Array) -> tuple[Anchor, jax.Array]:
+            parts = self._parts(row, now)
+            return self.after(now, parts), parts
 
-        _, parts = jax.lax.scan(step, variance, self._values_of(channels))
+        start = Anchor(jnp.zeros((self.n_products, 3)), variance)
+        _, parts = jax.lax.scan(step, start, self._values_of(channels))
         returns = jnp.sum(parts[..., :2] if self.ranged else parts, -1)
         price = _PRICE_UNIT * jnp.exp(jnp.clip(jnp.cumsum(returns, 0), -_LARGEST_LEVEL / 4, _LARGEST_LEVEL / 4))
 
@@ -288,12 +300,14 @@ def take_apart(bars: Bars) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([close - opened, gap, above, below, volume], -1), joined
 
 
-def fit(training: Bars, half_life: float = 8.0, most_clustering: float = 0.95) -> BarRepresentation:
+def fit(
+    training: Bars, half_lives: tuple[float, float] = (4.0, 32.0), least_clustering: float = 0.0
+) -> BarRepresentation:
     """Fit dynamics and marginals on the training part; deterministic.
 
-    `half_life` of the trailing variance [rows]. `most_clustering` bounds how far the scale follows it, 0 to 0.95: what
-    is beyond is left to the generator, whose errors the recursion then repeats less often. Raises InputError where the
-    training part is too short.
+    `half_lives` of the fast and the slow trailing variance [rows]. `least_clustering`, 0 to 0.95, bounds from below how
+    far the scale follows them: the likelihood of one row at a time cares little for what lasts. Raises InputError where
+    the training part is too short.
     """
     parts, joined = take_apart(training)
     if joined.sum() < _FEWEST_ROWS:
@@ -308,7 +322,8 @@ def fit(training: Bars, half_life: float = 8.0, most_clustering: float = 0.95) -
         clustering=jnp.asarray(zeros, jnp.float32),
         asymmetry=jnp.asarray(zeros, jnp.float32),
         unit=jnp.asarray(ones, jnp.float32),
-        decay=jnp.float32(0.5 ** (1 / half_life)),
+        slow_share=jnp.asarray(zeros, jnp.float32),
+        decay=jnp.asarray(0.5 ** (1 / np.array(half_lives)), jnp.float32),
         scale_bounds=jnp.asarray(np.stack([zeros, ones * np.inf]), jnp.float32),
         volume_mean=jnp.asarray(parts[joined][..., -1].mean(0), jnp.float32),
         volume_clustering=jnp.asarray(zeros, jnp.float32),
@@ -321,13 +336,13 @@ def fit(training: Bars, half_life: float = 8.0, most_clustering: float = 0.95) -
         products=training.products,
         ranged=training.ranged,
     )
-    fitted = _with_dynamics(first, parts, joined, most_clustering)
+    fitted = _with_dynamics(first, parts, joined, least_clustering)
     if training.ranged:
         fitted = _with_volume(fitted, parts, joined)
-    variance, trailing = _trailing(fitted, parts, joined)
-    scale = np.asarray(fitted.scale(jnp.asarray(variance)), np.float64)
-    known = variance[joined].astype(np.float64)
-    values = _values(fitted, parts, scale, trailing, np.random.default_rng(0))
+    before, _ = _anchors(fitted, parts, joined)
+    scale = np.asarray(fitted.scale(before.variance), np.float64)
+    known = np.asarray(before.variance, np.float64)[joined]
+    values = _values(fitted, parts, before, np.random.default_rng(0))
     fitted = fitted.replace(  # type: ignore[attr-defined]
         marginals=fit_marginals(values[joined]),
         scale_bounds=jnp.asarray(np.stack([scale[joined].min(0), scale[joined].max(0)]), jnp.float32),
@@ -340,39 +355,38 @@ def fit(training: Bars, half_life: float = 8.0, most_clustering: float = 0.95) -
 
 
 def _with_dynamics(
-    start: BarRepresentation, parts: np.ndarray, joined: np.ndarray, most_clustering: float
+    start: BarRepresentation, parts: np.ndarray, joined: np.ndarray, least_clustering: float
 ) -> BarRepresentation:
     """Clustering and asymmetry of the greatest Gaussian quasi-likelihood on a grid, and the unit that goes with it."""
     # The unit keeps the recursion's mean where it is: without it a drift, met by the asymmetry, would wear it down.
-    grid = np.stack(np.meshgrid(np.linspace(0, most_clustering, 20), np.linspace(0, 1.6, 9)), -1).reshape(-1, 2)
-    clustering, asymmetry = (jnp.asarray(x, jnp.float32) for x in grid.T)
+    axes = (np.linspace(least_clustering, _MOST_CLUSTERING, 12), np.linspace(0, 1.6, 9), np.linspace(0, 0.4, 5))
+    grid = jnp.asarray(np.stack(np.meshgrid(*axes), -1).reshape(-1, len(axes)), jnp.float32)
     rows, known = jnp.asarray(parts, jnp.float32), jnp.asarray(joined)
     count = int(joined.sum())
 
-    def loss(clustering: jax.Array, asymmetry: jax.Array) -> tuple[jax.Array, BarRepresentation]:
-        one = start.replace(  # type: ignore[attr-defined]
-            clustering=jnp.full(start.n_products, clustering), asymmetry=jnp.full(start.n_products, asymmetry)
-        )
+    def loss(point: jax.Array) -> tuple[jax.Array, BarRepresentation]:
+        everywhere = (jnp.full(start.n_products, x) for x in point)
+        one = start.replace(**dict(zip(_DYNAMICS, everywhere, strict=True)))  # type: ignore[attr-defined]
 
         def mean(x: jax.Array) -> jax.Array:
             return jnp.sum(jnp.where(known[:, None], x, 0), 0) / count
 
         for _ in range(_UNIT_ROUNDS):
-            variance = _scan_trailing(one, rows, known)[0]
+            variance = _scan(one, rows, known)[0].variance
             scale = one.scale(variance)
             one = one.replace(unit=mean(one.news(variance, rows) / scale**2))
         return jnp.log(mean(bar_variance(rows) / scale**2)) + 2 * mean(jnp.log(scale)), one
 
-    losses, candidates = jax.jit(jax.vmap(loss))(clustering, asymmetry)
+    losses, candidates = jax.jit(jax.vmap(loss))(grid)
     best, product = np.argmin(np.nan_to_num(np.asarray(losses), nan=np.inf), 0), np.arange(start.n_products)
-    chosen = {name: getattr(candidates, name)[best, product] for name in ("clustering", "asymmetry", "unit")}
+    chosen = {name: getattr(candidates, name)[best, product] for name in (*_DYNAMICS, "unit")}
     return start.replace(**chosen)  # type: ignore[attr-defined]
 
 
 def _with_volume(start: BarRepresentation, parts: np.ndarray, joined: np.ndarray) -> BarRepresentation:
     """How far log volume follows its trailing mean, by least squares."""
-    _, trailing = _trailing(start, parts, joined)
-    x, y = trailing[joined].astype(np.float64), parts[joined][..., -1]
+    trailing = np.asarray(_anchors(start, parts, joined)[0].level[..., 1], np.float64)
+    x, y = trailing[joined], parts[joined][..., -1]
     x, y = x - np.asarray(start.volume_mean), y - y.mean(0)
     slope = np.clip(np.mean(x * y, 0) / np.maximum(np.mean(x**2, 0), 1e-12), 0, _MOST_VOLUME_CLUSTERING)
     return start.replace(volume_clustering=jnp.asarray(slope, jnp.float32))  # type: ignore[attr-defined]
@@ -390,46 +404,38 @@ def _with_feature_scales(start: BarRepresentation, training: Bars) -> BarReprese
 
 
 def _values(
-    representation: BarRepresentation,
-    parts: np.ndarray,
-    scale: np.ndarray,
-    trailing: np.ndarray,
-    noise: np.random.Generator | None,
+    representation: BarRepresentation, parts: np.ndarray, before: Anchor, noise: np.random.Generator | None
 ) -> np.ndarray:
-    """float64[T, P, C] what the marginal maps act on."""
-    values = parts / scale[..., None]
+    """float64[T, P, C] what the marginal maps act on, of parts and the anchors before them [T, ...]."""
+    values = parts / np.asarray(representation.scale(before.variance), np.float64)[..., None]
     if not representation.ranged:
         return values
-    values[..., 4] = parts[..., 4] - np.asarray(representation.expected_volume(jnp.asarray(trailing)), np.float64)
+    values[..., 4] = parts[..., 4] - np.asarray(representation.expected_volume(before.level[..., 1]), np.float64)
     shadows = values[..., 2:4]
     u = 0.5 if noise is None else noise.random(shadows.shape)
-    # A shadow that is not there has a stretch of its own, as wide as those that are there are long.
-    values[..., 2:4] = np.where(parts[..., 2:4] < _ROUNDING, -0.2 * u, shadows)
+    # A shadow that is not there has a stretch of its own below zero.
+    values[..., 2:4] = np.where(parts[..., 2:4] < _ROUNDING, -_NO_SHADOW * u, shadows)
     return values
 
 
-def _trailing(
-    representation: BarRepresentation, parts: np.ndarray, joined: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """float32[T, P] the trailing variance and the trailing mean of log volume before each row."""
-    found = _scan_trailing(representation, jnp.asarray(parts, jnp.float32), jnp.asarray(joined))
-    return np.asarray(found[0]), np.asarray(found[1])
+def _anchors(representation: BarRepresentation, parts: np.ndarray, joined: np.ndarray) -> tuple[Anchor, Anchor]:
+    """[T, ...] the anchors before and behind each row; prices in them count from the first row's."""
+    return _scan(representation, jnp.asarray(parts, jnp.float32), jnp.asarray(joined))
 
 
 @jax.jit
-def _scan_trailing(
-    representation: BarRepresentation, parts: jax.Array, joined: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """They begin with the long run and the first row's own volume wherever a row does not continue the last."""
+def _scan(representation: BarRepresentation, parts: jax.Array, joined: jax.Array) -> tuple[Anchor, Anchor]:
+    """A row that does not continue the last starts from the long run, and from its own volume."""
 
-    def step(carry: tuple[jax.Array, jax.Array], now: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+    def step(before: Anchor, now: tuple[jax.Array, jax.Array]) -> tuple[Anchor, tuple[Anchor, Anchor]]:
         row, continues = now
-        variance = jnp.where(continues, carry[0], representation.long_run)
-        volume = jnp.where(continues, carry[1], row[:, -1])
-        after = jnp.where(continues, representation.next_variance(variance, row), variance)
-        return (after, _VOLUME_DECAY * volume + (1 - _VOLUME_DECAY) * row[:, -1]), (variance, volume)
+        zero = jnp.zeros(len(row))
+        fresh = Anchor(jnp.stack([zero, row[:, -1], zero], -1), representation.long_run)
+        after = jax.tree.map(lambda x, y: jnp.where(continues, x, y), representation.after(before, row), fresh)
+        return after, (jax.tree.map(lambda x, y: jnp.where(continues, x, y), before, fresh), after)
 
-    return jax.lax.scan(step, (representation.long_run, parts[0, :, -1]), (parts, joined))[1]
+    start = Anchor(jnp.zeros((parts.shape[1], 3)), representation.long_run)
+    return jax.lax.scan(step, start, (parts, joined))[1]
 
 
 def _no_session(close: jax.Array) -> jax.Array:

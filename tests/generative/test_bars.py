@@ -52,7 +52,7 @@ def toy(ranged: bool, n: int = 1500) -> Bars:
 
 @functools.cache
 def fitted(ranged: bool) -> bars.BarRepresentation:
-    return bars.fit(toy(ranged), 4.0)
+    return bars.fit(toy(ranged))
 
 
 @pytest.mark.parametrize("ranged", [False, True])
