@@ -128,23 +128,20 @@ def test_without_synthetic_episodes_learning_is_that_on_real_rows_alone():
     np.testing.assert_array_equal(in_stream.runners.worlds.state.time, runners.worlds.state.time)
 
 
-def test_a_stopped_training_ends_with_the_same_bits(tmp_path):
-    whole = Training(PPO_LEARNER, fraction=0.5).run(7)
-    Training(PPO_LEARNER, fraction=0.5).run(3, checkpoint_dir=tmp_path)
-    resumed = Training(PPO_LEARNER, fraction=0.5).run(7, checkpoint_dir=tmp_path)
-    assert len(resumed.rows) == 7
+def test_a_stopped_training_of_one_product_ends_with_the_same_bits(tmp_path):
+    def training():
+        return Training(PPO_LEARNER, fraction=0.5, n_products=1)
+
+    whole = training().run(9)
+    training().run(5, checkpoint_dir=tmp_path)
+    resumed = training().run(9, checkpoint_dir=tmp_path)
+    assert len(resumed.rows) == 9
     chex.assert_trees_all_equal(host(resumed.runner), host(whole.runner))
     drawn = [row["sessions_drawn"] for row in whole.rows]
-    assert drawn[-1] > drawn[0], "sessions were drawn on either side of the stop"
+    assert drawn[4] > drawn[0], "sessions were drawn before the stop"
+    assert drawn[8] > drawn[4], "and after it"
     assert drawn == [row["sessions_drawn"] for row in resumed.rows]
-
-
-def test_one_product_learns_in_a_stream_too():
-    training = Training(PPO_LEARNER, n_products=1)
-    first, *_, (_, last) = training.chunks(6)
-    assert last.stream.features.shape[0] == 1
-    assert int(last.stream.drawn) >= 3 * training.source.n_sessions
-    assert not np.array_equal(first[0].stream.tape.mark, last.stream.tape.mark)
+    assert whole.runner.stream.features.shape[0] == 1
 
 
 def test_memory_does_not_grow_and_a_chunk_is_traced_once():
