@@ -53,7 +53,8 @@ class IndexProtocol:
             latents=2,
             half_lives=(0.0, 4.0, 16.0, 64.0),
             steps_per_chunk=50,
-            chunks=40,
+            chunks=60,
+            generator_rate=2e-4,
         )
     )
     """The networks and their training."""
@@ -65,7 +66,7 @@ class IndexProtocol:
     """Generated paths in one scoring [count]."""
     draws: int = 3
     """Scorings with paths of their own, for intervals [count]."""
-    kept: int = 8
+    kept: int = 12
     """Points of the training at which the generator is kept, to choose the best from [count]."""
 
     def __post_init__(self) -> None:
