@@ -109,7 +109,7 @@ def _quantiles(plot: go.Figure, pictures: Pictures, source: str, style: dict[str
     samples = [np.asarray(pictures[f"returns.{x}"], np.float64) for x in ("real", source)]
     fewest = min(map(len, samples))
     odds = np.linspace(-1, 1, 161) * math.log(2 * fewest - 1)
-    x, y = (np.quantile(sample, 1 / (1 + np.exp(-odds))) for sample in samples)
+    x, y = (np.quantile(sample, 1 / (1 + np.exp(-odds)), method="hazen") for sample in samples)
     if source == "real":
         line = {"color": "#aab2bb", "width": 1}
         plot.add_scatter(x=x[[0, -1]], y=x[[0, -1]], mode="lines", line=line, hoverinfo="skip", name="equal", **at)
