@@ -53,7 +53,7 @@ class IndexProtocol:
             latents=2,
             half_lives=(0.0, 4.0, 16.0, 64.0),
             steps_per_chunk=50,
-            chunks=60,
+            chunks=40,
             generator_rate=2e-4,
         )
     )
@@ -66,7 +66,7 @@ class IndexProtocol:
     """Generated paths in one scoring [count]."""
     draws: int = 3
     """Scorings with paths of their own, for intervals [count]."""
-    kept: int = 12
+    kept: int = 8
     """Points of the training at which the generator is kept, to choose the best from [count]."""
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ def run(config: IndexProtocol, *, seed: int, out: Path) -> dict[str, Any]:
     dataset, encoded = make_dataset(representation, training, config.gan, seed)
     found = kept_generators(dataset, encoded, config.gan, config.kept, seed=seed, name="gan_index", out=out)
     trained = time.monotonic()
-    found = [_calibrated(x, jax.random.fold_in(jax.random.key(seed), 1), returns, config.paths) for x in found]
+    found = [_calibrated(x, jax.random.fold_in(jax.random.key(seed), 1), returns, 4 * config.paths) for x in found]
     chosen = int(np.argmin([_loss(returns, draw_paths(x, config.paths, len(returns), (seed, 2))) for x in found[1:]]))
     candidates = {"last": found[-1], "best": found[1 + chosen], "initial": found[0]}
 
