@@ -42,12 +42,12 @@ def test_blocks_of_time_keep_kinds_apart():
     assert [len(parts[kind]) for kind in ("train", "validation", "judged")] == [10, 3, 2]
     assert len(np.unique(np.concatenate(list(days.values())))) == 1500
     assert all(len(blocks) and (np.diff(x[:, 0]) == 1).all() for blocks in parts.values() for x in blocks)
-    with pytest.raises(InputError, match="hold no 6 blocks"):
-        gan_stocks.split(levels[:300], 100)
+    with pytest.raises(InputError, match="hold no 12 blocks"):
+        gan_stocks.split(levels[:900], 100)
 
 
 def test_controls_keep_a_bar_per_day_and_the_shuffled_ones_every_increment():
-    blocks = gan_stocks.split(toy_levels(900), 100)["train"]
+    blocks = gan_stocks.split(toy_levels(1300), 100)["train"]
     found = gan_stocks.controls(blocks, 100, 0)
     for name, sides in found.items():
         assert sides.test.shape[1:] == (24, 6), name
@@ -80,7 +80,7 @@ def test_windows_and_intervals():
 @pytest.mark.nightly
 def test_the_stocks_protocol_runs_from_file_to_scores(tmp_path):
     file = tmp_path / "stock.csv"
-    pd.DataFrame(toy_levels(900), columns=list(gan_stocks.COLUMNS)).to_csv(file, index=False)
+    pd.DataFrame(toy_levels(1300), columns=list(gan_stocks.COLUMNS)).to_csv(file, index=False)
     config = gan_stocks.StockProtocol(data=file, gan=TINY, block=100, windows=100, kept=2)
     result = gan_stocks.run(config, seed=0, out=tmp_path)
     assert json.loads((tmp_path / "scores.json").read_text())["best"] == result["best"]
