@@ -26,6 +26,7 @@ from marljax.generative.stitching import Generator
 from marljax.generative.wgan_gp import GanConfig
 from marljax.runtime.artefacts import save_arrays, write_json
 from stages.gan_daily import Table, add, kept_generators, regime_scores, sessions, windows_of
+from stages.gan_pictures import pictures_of_paths
 
 REACH = {"acf_abs_returns": 0.0245, "acf_squared_returns": 0.0248, "leverage": 0.325, "memorisation": 0.9}
 AIM = {"acf_abs_returns": 0.0234, "acf_squared_returns": 0.0227, "deviation": 1.0}
@@ -76,7 +77,7 @@ class IndexProtocol:
 
 
 def run(config: IndexProtocol, *, seed: int, out: Path) -> dict[str, Any]:
-    """Train, choose, score, and write `scores.json` and `windows.npz` into `out`.
+    """Train, choose, score, and write `scores.json`, `windows.npz` and `pictures.npz` into `out`.
 
     The best generator has the least sum of its three published scores, each over its bar, on paths of its own: chosen
     as it is judged, on the series it has learnt. Returns what `scores.json` holds.
@@ -120,6 +121,8 @@ def run(config: IndexProtocol, *, seed: int, out: Path) -> dict[str, Any]:
         "scores": table,
     }
     write_json(out / "scores.json", result)
+    shown = {"synthetic": first["last"], "block bootstrap": first["block bootstrap"]}
+    save_arrays(out / "pictures.npz", pictures_of_paths({"real": returns[None], **shown}, n_lags=_LAGS))
     save_arrays(out / "windows.npz", export(returns, outside, first["last"], seed))
     return result
 

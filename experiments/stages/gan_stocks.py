@@ -31,6 +31,7 @@ from marljax.generative.stitching import Generator
 from marljax.generative.wgan_gp import GanConfig
 from marljax.runtime.artefacts import save_arrays, write_json
 from stages.gan_daily import Table, add, kept_generators, regime_scores, sessions, windows_of
+from stages.gan_pictures import pictures_of_paths
 
 REACH = {"judge": 0.10, "timegan_discriminative": 0.02, "timegan_predictive": 0.0375, "memorisation": 0.9}
 AIM = {"judge": 0.05}
@@ -95,7 +96,7 @@ class Sides:
 
 
 def run(config: StockProtocol, *, seed: int, out: Path) -> dict[str, Any]:
-    """Train, choose, score, and write `scores.json` and `windows.npz` into `out`.
+    """Train, choose, score, and write `scores.json`, `windows.npz` and `pictures.npz` into `out`.
 
     The best generator is the one that the strong judge tells least from the validation blocks. Returns what
     `scores.json` holds.
@@ -146,6 +147,12 @@ def run(config: StockProtocol, *, seed: int, out: Path) -> dict[str, Any]:
         "scores": table,
     }
     write_json(out / "scores.json", result)
+    # The page's paths are those of the first column.
+    shown = {"real": real["judged"], "synthetic": candidates["last"].test}
+    shown["block bootstrap"] = candidates["block bootstrap"].test
+    order = (_CLOSE, 0, 1, 2, 5)
+    increments = {name: log_increments(x)[..., order] for name, x in shown.items()}
+    save_arrays(out / "pictures.npz", pictures_of_paths(increments, tuple(COLUMNS[c] for c in order), n_lags=10))
     windows = {"real": real["judged"], "synthetic": candidates["last"].test, "train": real["train"]}
     save_arrays(out / "windows.npz", windows | {"channels": np.array(COLUMNS)})
     return result

@@ -35,6 +35,10 @@ class Marginals:
 
     def to_values(self, scores: jax.Array) -> jax.Array:
         """Values float32[..., P, C] of normal scores float32[..., P, C]; jittable. NaN counts as the median."""
+        # Row by row: fused into what uses the values, the look-up would be done again for every use.
+        return jax.lax.map(self._of_row, scores) if scores.ndim == 3 else self._of_row(scores)
+
+    def _of_row(self, scores: jax.Array) -> jax.Array:
         scores = jnp.nan_to_num(scores, nan=0.0, posinf=1e6, neginf=-1e6)
         place = jnp.clip((scores + self.reach) * ((_N_KNOTS - 1) / (2 * self.reach)), 0, _N_KNOTS - 1)
         below = jnp.clip(jnp.floor(place), 0, _N_KNOTS - 2).astype(jnp.int32)

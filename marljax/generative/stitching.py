@@ -19,6 +19,7 @@ from marljax.generative.dataset import Dataset, condition_features
 from marljax.generative.interface import Anchor, Encoded
 from marljax.generative.networks import GeneratorNetwork
 from marljax.generative.wgan_gp import GanState, networks
+from marljax.lob.lanes import in_chunks
 
 
 @struct.dataclass
@@ -122,8 +123,12 @@ def generate_sessions(generator: Generator, key: jax.Array, n_sessions: int, n_s
     """Sessions 0..n_sessions-1 of `n_steps` rows, one after the other, invariants checked, origin synthetic."""
     condition_key, draw_key = jax.random.split(key)
     conditions = draw_conditions(generator, condition_key, n_sessions, n_steps)
-    many = jax.vmap(partial(generate, generator, n_steps=n_steps))
-    return join_sessions(many(jax.random.split(draw_key, n_sessions), conditions))
+    return join_sessions(_draw(generator, jax.random.split(draw_key, n_sessions), conditions, n_steps))
+
+
+@partial(jax.jit, static_argnames="n_steps")
+def _draw(generator: Generator, keys: jax.Array, conditions: Condition, n_steps: int) -> MarketData:
+    return in_chunks(partial(generate, generator, n_steps=n_steps))(keys, conditions)
 
 
 def join_sessions(sessions: MarketData) -> MarketData:

@@ -56,6 +56,7 @@ class GanState:
     generator_average: Any  # exponential moving average of `generator`
     critic: Any
     singular: Any  # right singular vectors of the critic's kernels
+    gain: jax.Array  # float32[] factor on the critic's output that makes its first slopes 1 on average
     generator_optimiser: optax.OptState
     critic_optimiser: optax.OptState
     key: jax.Array  # typed key[]
@@ -88,18 +89,24 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
     generator = generator | {"persistence": jnp.arctanh(dataset.persistence), "mixing": dataset.mixing}
     derived = _derived(dataset, config, first.scores, first.regime)
     critic = critic_network.init(critic_key, first.scores, derived, *inputs)["params"]
-    return GanState(
+    singular = power_iteration(critic, initial_singular_vectors(critic), _SQUARINGS)
+    state = GanState(
         config=jax.tree.map(jnp.float32, config),
         generator=generator,
         generator_average=generator,
         critic=critic,
-        singular=power_iteration(critic, initial_singular_vectors(critic), _SQUARINGS),
+        singular=singular,
+        gain=jnp.float32(1.0),
         generator_optimiser=_adam(config.generator_rate).init(generator),
         critic_optimiser=_adam(config.critic_rate).init(critic),
         key=key,
         step=jnp.int32(0),
         diverged=jnp.int32(0),
     )
+    # Layers of norm 1 leave a chain of slope far below 1, which the penalty would take hundreds of steps to raise.
+    slopes = jax.vmap(jax.grad(_critic(critic_network, critic, state, dataset, batch), argnums=1))
+    steepness = jnp.sqrt(jnp.sum(jnp.square(slopes(jnp.arange(config.batch), batch.scores)), (1, 2)))
+    return replace(state, gain=1 / jnp.maximum(jnp.mean(steepness), 1e-6))
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -173,7 +180,7 @@ def _critic_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanStat
     singular = power_iteration(state.critic, state.singular, _SQUARINGS)
 
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
-        critic = _critic(network, params, singular, config, dataset, batch)
+        critic = _critic(network, params, replace(state, singular=singular), dataset, batch)
         rows = jnp.tile(jnp.arange(config.batch), 2)
         real_scores, fake_scores = jnp.split(jax.vmap(critic)(rows, jnp.concatenate([batch.scores, fake])), 2)
         distance = jnp.mean(real_scores) - jnp.mean(fake_scores)
@@ -194,7 +201,7 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
     batch = sample_batch(draw, dataset, config)
     generator_network, network = networks(config, dataset.channels.shape[1])
     singular = power_iteration(state.critic, state.singular, _SQUARINGS)
-    critic = _critic(network, state.critic, singular, config, dataset, batch)
+    critic = _critic(network, state.critic, replace(state, singular=singular), dataset, batch)
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         fake = _generate(generator_network, params, dataset, batch, config.context)
@@ -218,15 +225,14 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
     return state, {"generator_loss": value, "generator_gradient": optax.tree.norm(gradient), "spread": spread}
 
 
-def _critic(
-    network: CriticNetwork, params: Any, singular: Any, config: GanConfig, dataset: Dataset, batch: Batch
-) -> Any:
+def _critic(network: CriticNetwork, params: Any, state: GanState, dataset: Dataset, batch: Batch) -> Any:
     """`critic(i, scores) -> float32[]`: what the critic thinks of a window under row i's conditions."""
-    bounded = {"params": spectrally_normalised(params, singular) if config.spectral_norm else params}
+    config = state.config
+    bounded = {"params": spectrally_normalised(params, state.singular) if config.spectral_norm else params}
 
     def score(i: jax.Array, scores: jax.Array) -> Any:
         derived = _derived(dataset, config, scores, batch.regime[i])
-        return network.apply(bounded, scores, derived, batch.present[i], batch.condition[i])
+        return state.gain * network.apply(bounded, scores, derived, batch.present[i], batch.condition[i])
 
     return score
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from marljax.data.clean import clean
 from marljax.data.readers import read
 from marljax.data.schema import InputError, MarketData
+from marljax.features import transform
 from marljax.generative.books import cut_windows, decompose, market_data
 from marljax.generative.quality import hill_index
 from marljax.generative.interface import Anchor
@@ -180,3 +181,59 @@ def test_a_part_that_is_too_short_or_another_market_is_refused():
         fit(toy_market(0)).encode(toy_market(0, n_levels=2))
     with pytest.raises(InputError, match="positive length"):
         cut_windows(toy_market(0), 0, 1)
+
+
+def test_derived_features_are_those_of_the_books_that_the_channels_decode_to():
+    """The critic's features need no rounding, which is all that sets them apart from the pipeline's on real books."""
+    data = toy_market(0, n_steps=3000, scale=60.0, clustering=0.95, n_sessions=1)
+    representation = fit(data)
+    encoded = representation.encode(data, seed=0)
+    window = slice(500, 548)
+    regime = representation.regime(encoded.variance[500])
+    derived = jax.jit(type(representation).derive)(representation, encoded.channels[window], regime)
+    variance = jnp.take_along_axis(representation.regime_variance, regime[:, None], 1)[:, 0]
+    books = decoded(representation, encoded.channels[window], Anchor(representation.typical_mid, variance))
+    expected = np.asarray(transform(representation.features, books))
+    assert derived.shape == (48, 2, representation.n_derived) == expected.shape
+    assert np.isfinite(derived).all()
+    for f, name in enumerate(representation.features.feature_names):
+        difference = np.abs(np.asarray(derived)[1:, :, f] - expected[1:, :, f])
+        assert np.median(difference) < 0.05, name
+        assert np.mean(difference > 0.5) < 0.05, name
+
+
+def test_gradients_reach_every_kind_of_channel_through_the_derived_features():
+    data = toy_market(0, n_levels=2)
+    representation = fit(data)
+    channels = representation.encode(data, seed=0).channels[100:130]
+
+    def total(channels):
+        return jnp.sum(jnp.square(representation.derive(channels, jnp.ones(2, jnp.int32))))
+
+    gradient = np.asarray(jax.grad(total)(channels))
+    assert np.isfinite(gradient).all()
+    reached = dict(zip(channel_names(2), np.abs(gradient).max((0, 1)) > 0, strict=True))
+    assert all(reached[name] for name in ("move", "spread", "bid_size_1", "ask_size_1", "bid_size_2", "sign"))
+
+
+def test_what_a_book_repeats_is_flagged_and_held_to_the_last_bit():
+    """A touch that stays put for half of the rows stays put as often in channels."""
+    data = toy_market(0, n_levels=2)
+    keep = np.random.default_rng(0).random(data.n_steps) < 0.5
+    last = np.maximum.accumulate(np.where(keep & (np.diff(data.session, prepend=-1) == 0), 0, np.arange(data.n_steps)))
+    arrays = {
+        name: np.asarray(getattr(data, name))[last] for name in ("bid_price", "ask_price", "bid_size", "ask_size")
+    }
+    still = data.replace(**{name: jnp.asarray(x) for name, x in arrays.items()})
+    representation = fit(still)
+    channels = representation.encode(still, seed=0).channels
+    held = np.asarray(representation.holding.held(channels.reshape(len(channels), -1))).reshape(channels.shape)
+    names = channel_names(2)
+    repeated = last != np.arange(data.n_steps)
+    assert held[repeated][..., names.index("spread")].all()
+    assert (np.asarray(channels)[repeated][..., names.index("move")] == 0).all()
+    for name in ("spread", "bid_size_1", "ask_size_2", "bid_gap_2"):
+        c = names.index(name)
+        same = np.diff(np.asarray(channels)[..., c], axis=0)[repeated[1:]] == 0
+        assert same.all(), name
+    assert_round_trip(representation, still, 1, 40)
