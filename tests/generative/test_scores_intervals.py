@@ -75,8 +75,6 @@ def test_undefined_resamples_do_not_count():
 def test_blocks_of_time_lie_within_their_stretch_and_hold_every_row_once():
     stretch = np.array([0, 0, 0, 0, 0, 3, 3, 7])
     assert [x.tolist() for x in b.time_blocks(stretch, 2)] == [[0, 1], [2, 3], [4], [5, 6], [7]]
-    moving = b.moving_blocks(np.arange(5), 3)
-    assert [x.tolist() for x in moving] == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
 
 
 def test_the_judges_seeds_give_the_interval_of_their_mean():
@@ -100,5 +98,3 @@ def test_what_has_no_interval_is_refused():
             b.interval(mean_gap, **arguments)
     with pytest.raises(InputError, match="at least one row"):
         b.time_blocks(np.zeros(3), 0)
-    with pytest.raises(InputError, match="do not fit"):
-        b.moving_blocks(np.zeros(3), 4)

@@ -1,7 +1,8 @@
 """Bootstrap intervals: how far a score would move if other stretches of the same market had been recorded.
 
 Both sides are cut into blocks of consecutive rows, sessions or paths, and whole blocks are drawn with replacement, so
-that the dependence within a block stays (Carlstein 1986; Künsch 1989 for blocks that overlap).
+that the dependence within a block stays (Carlstein 1986). As many blocks are drawn as there are: they may
+not overlap, or a resample would hold more rows than were recorded.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,13 +33,6 @@ def time_blocks(stretch: np.ndarray, length: int) -> list[np.ndarray]:
     edges = np.flatnonzero(np.diff(stretch)) + 1
     stretches = np.split(np.arange(len(stretch)), edges)
     return [part[i : i + length] for part in stretches for i in range(0, len(part), length)]
-
-
-def moving_blocks(series: np.ndarray, length: int) -> list[np.ndarray]:
-    """Every block [length, ...] of consecutive rows of one series [N, ...], overlapping."""
-    if not 1 <= length <= len(series):
-        raise InputError(f"blocks of {length} rows do not fit into {len(series)}")
-    return [series[i : i + length] for i in range(len(series) - length + 1)]
 
 
 def interval(
