@@ -254,7 +254,9 @@ def fit(training: MarketData) -> Representation:
     # A coarse lattice does not stretch: there, rescaled moves would be rounded up more than down.
     clustering = _slope(moves**2, trailing) * long_run / (long_run + 12 * _LATTICE)
     regime_edges = np.quantile(trailing, np.arange(1, N_REGIMES) / N_REGIMES, axis=0).T
-    typical = np.quantile(trailing, (np.arange(N_REGIMES) + 0.5) / N_REGIMES, axis=0).T
+    # Means, because the expected square of a move is linear in the trailing variance.
+    thirds = np.array_split(np.sort(trailing, axis=0), N_REGIMES)
+    typical = np.stack([third.mean(0) for third in thirds], -1)
     scale = np.sqrt(long_run + clustering * (trailing - long_run) + _LATTICE)
     scale_bounds = np.stack([scale.min(0), scale.max(0)])
     mid = np.asarray(training.double_mid).astype(np.int64)

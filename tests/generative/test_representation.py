@@ -16,8 +16,8 @@ from marljax.data.readers import read
 from marljax.data.schema import InputError, MarketData
 from marljax.features import transform
 from marljax.generative.books import cut_windows, decompose, market_data
-from marljax.generative.quality import hill_index
 from marljax.generative.interface import Anchor
+from marljax.generative.quality import hill_index
 from marljax.generative.representation import Representation, channel_names, fit
 from tests.reference.generative import BOOK_FIELDS, toy_market
 

@@ -91,6 +91,30 @@ def test_a_volatile_start_makes_larger_moves():
     assert high > 1.5 * low
 
 
+def test_volatility_after_each_regime_is_that_of_real_rows():
+    """Monotone in the regime and within 15 % of what real rows of that regime show over the next eight steps."""
+    data = toy_market(0, n_steps=24_000, n_levels=1, n_sessions=4, clustering=0.97)
+    representation = fit(data)
+    dataset, encoded = make_dataset(representation, data, SMALL, 0)
+    generator = make_generator(init(jax.random.key(0), dataset, SMALL), dataset, encoded)
+    moves = np.asarray(decompose(data)[0].move, float) ** 2
+    ahead = np.mean([np.roll(moves, -k, axis=0) for k in range(8)], axis=0)
+    usable = np.asarray(dataset.starts) + SMALL.context
+    regime = np.asarray(dataset.regime)
+    real = [np.sqrt(np.mean(ahead[usable][regime[usable] == r])) for r in range(3)]
+
+    def drawn(regime: int) -> float:
+        condition = Condition(data.double_mid[5], jnp.full(2, regime, jnp.int32), jnp.float32(0.0))
+        keys = jax.random.split(jax.random.key(3), 1000)
+        books = jax.jit(jax.vmap(lambda k: generate(generator, k, condition, 8)))(keys)
+        mid = np.concatenate([np.full((1000, 1, 2), np.asarray(condition.level)), np.asarray(books.double_mid)], 1)
+        return float(np.sqrt(np.mean(np.diff(mid, axis=1) ** 2)))
+
+    found = [drawn(r) for r in range(3)]
+    assert found[0] < found[1] < found[2]
+    np.testing.assert_allclose(found, real, rtol=0.15)
+
+
 def test_consecutive_windows_join_without_a_seam():
     """Slow channels do not jump where a window begins more than elsewhere."""
     generator, _ = untrained()

@@ -11,8 +11,8 @@ import pytest
 
 from marljax.data.schema import InputError
 from marljax.generative import wgan_gp
-from marljax.generative.spectral import spectrally_normalised
 from marljax.generative.representation import fit
+from marljax.generative.spectral import spectrally_normalised
 from marljax.generative.stitching import generate_sessions, make_generator
 from marljax.generative.wgan_gp import CAUSES, GanConfig, gradient_penalty, init, make_dataset, relative_spread, update
 from tests.reference.generative import toy_market
