@@ -34,7 +34,7 @@ class GanConfig:
     """Generator updates in one call of `update`."""
     chunks: int = struct.field(default=20, pytree_node=False)
     """Calls of `update` in a whole training."""
-    generator_rate: float = 5e-5
+    generator_rate: float = 2e-4
     """Adam's step for the generator."""
     critic_rate: float = 1e-3
     """Adam's step for the critic."""
