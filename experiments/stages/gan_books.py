@@ -55,7 +55,7 @@ class BookProtocol:
     data: Path = Path("../shared/data/lobster/LOBSTER_SampleFile_GOOG_2012-06-21_10.zip")
     """LOBSTER message and order book files of one stock and day."""
     gan: GanConfig = dataclasses.field(
-        default_factory=lambda: GanConfig(average_decay=0.998, steps_per_chunk=50, chunks=50)
+        default_factory=lambda: GanConfig(average_decay=0.998, steps_per_chunk=50, chunks=150)
     )
     """The networks and their training."""
     window: int = 60
@@ -64,6 +64,8 @@ class BookProtocol:
     """Generated sessions of one block's length, and as many of every control [count]."""
     kept: int = 8
     """Points of the training at which the generator is kept, to choose the best from [count]."""
+    controls: bool = True
+    """Whether the controls are scored beside the generator; an ablation needs none."""
     judge: RecurrentConfig = STRONG_JUDGE
     """The recurrent judge."""
     resamples: int = 100
@@ -93,7 +95,9 @@ def run(config: BookProtocol, *, seed: int, out: Path) -> dict[str, Any]:
 
     chosen = int(np.argmin([_loss(training, draw(x, 1)) for x in found[1:]]))
     generated = {"last": found[-1], "best": found[1 + chosen], "initial": found[0]}
-    candidates = {name: draw(x, 2) for name, x in generated.items()} | _controls(config, learned, training, seed)
+    candidates = {name: draw(x, 2) for name, x in generated.items()}
+    if config.controls:
+        candidates |= _controls(config, learned, training, seed)
     table = _table(held_out, candidates, training, config, seed)
     result = {
         "protocol": "goog-l2",
@@ -106,7 +110,9 @@ def run(config: BookProtocol, *, seed: int, out: Path) -> dict[str, Any]:
     sides = {"real": held_out, "synthetic": candidates["last"], "train": training}
     windows = {name: channels(data, config.window) for name, data in sides.items()}
     save_arrays(out / "windows.npz", windows | {"channels": np.array(CHANNELS)})
-    shown = {"real": held_out, "synthetic": candidates["last"], "block bootstrap": candidates["block bootstrap"]}
+    shown = {"real": held_out, "synthetic": candidates["last"]}
+    if config.controls:
+        shown["block bootstrap"] = candidates["block bootstrap"]
     save_arrays(out / "pictures.npz", pictures_of_books(shown))
     return result
 
