@@ -24,7 +24,7 @@ demo: $(RUNS)  ## the whole pipeline on the embedded sample, up to runs/demo/rep
 	@echo "The report is $(CURDIR)/$(DEMO)/report.html"
 
 test: $(TESTS)  ## the tests, but for the long ones
-	$(BIN)/python -m pytest $(WORKERS)
+	$(BIN)/python -m pytest $(WORKERS) --durations 40
 
 nightly: $(TESTS)  ## all tests, with many more examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(WORKERS) -m ""

@@ -21,6 +21,8 @@ SMALL = GanConfig(
     window=16, context=8, stride=2, hidden=16, latents=1, batch=32, steps_per_chunk=5, chunks=2, derived=False
 )
 
+LESS_USUAL = ({"spectral_norm": False}, {"half_lives": (0.0, 64.0)})
+
 
 @functools.cache
 def small():
@@ -72,7 +74,7 @@ def test_one_seed_gives_one_training_and_another_seed_another():
     assert one[1]["wasserstein"] != other[1]["wasserstein"]
 
 
-@pytest.mark.parametrize("change", [{}, {"hidden": 32}, {"spectral_norm": False}])
+@pytest.mark.parametrize("change", [{}, *(pytest.param(x, marks=pytest.mark.nightly) for x in LESS_USUAL)])
 def test_a_critic_starts_with_slopes_of_one(change):
     """A chain of normalised layers is nearly flat: unscaled, its first penalty would be near 1."""
     config = dataclasses.replace(SMALL, steps_per_chunk=1, critic_steps=1, **change)
@@ -123,7 +125,9 @@ def test_collapsed_windows_have_no_spread_and_fresh_ones_have_that_of_real_ones(
     assert float(relative_spread(real, jnp.tile(other[:4], (16, 1, 1)))) == 0
 
 
-@pytest.mark.parametrize("change", [{"spectral_norm": False}, {"derived": True}, {"half_lives": (0.0, 64.0)}])
+@pytest.mark.parametrize(
+    "change", [{"derived": True}, *(pytest.param(x, marks=pytest.mark.nightly) for x in LESS_USUAL)]
+)
 def test_every_static_choice_of_the_networks_acts(change):
     config = dataclasses.replace(SMALL, **change)
     metrics = update(fresh(config), small()[1])[1]
@@ -144,6 +148,7 @@ def test_learning_rates_fall_in_a_straight_line_to_their_final_share():
     assert moved[1] > 1e-5
 
 
+@pytest.mark.nightly
 def test_rates_train_side_by_side():
     """Hyperparameters are leaves: one program trains with several of them."""
     rates = jnp.array([1e-4, 1e-3])
@@ -161,6 +166,7 @@ def test_metrics_are_finite_scalars_of_a_healthy_chunk():
         assert jnp.isfinite(value)
 
 
+@pytest.mark.nightly
 def test_update_traces_once_whatever_the_rates():
     chex.clear_trace_counter()
     traced = jax.jit(chex.assert_max_traces(update.__wrapped__, n=1))
