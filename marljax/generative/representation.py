@@ -369,12 +369,15 @@ def _values(parts: Parts, joined: np.ndarray, scale: np.ndarray, noise: np.rando
     the move where the touch is kept."""
 
     def whole(x: Numbers, half_width: float = 0.49) -> np.ndarray:
-        u = 0.0 if noise is None else noise.uniform(-half_width, half_width, x.shape)
-        return np.asarray(x, np.float64) + u
+        if noise is None:
+            return np.asarray(x, np.float64)
+        # Large numbers stay nearer to the middle of their unit, for float32 has few digits left to tell its edges.
+        reach = np.maximum(half_width - 2e-6 * np.abs(x), 0.05)
+        return x + reach * noise.uniform(-1, 1, x.shape)
 
     def both_sides(bid: Numbers, ask: Numbers) -> list[np.ndarray]:
         # The sides share their noise: equal sizes stay equal.
-        shared = whole(np.zeros(bid.shape))
+        shared = whole(np.maximum(bid, ask)) - np.maximum(bid, ask)
         return [np.asarray(bid) + shared, np.asarray(ask) + shared]
 
     kept = _kept(parts, joined)
