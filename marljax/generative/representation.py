@@ -373,7 +373,7 @@ def _values(parts: Parts, joined: np.ndarray, scale: np.ndarray, noise: np.rando
             return np.asarray(x, np.float64)
         # Large numbers stay nearer to the middle of their unit, for float32 has few digits left to tell its edges.
         reach = np.maximum(half_width - 2e-6 * np.abs(x), 0.05)
-        return x + reach * noise.uniform(-1, 1, x.shape)
+        return np.asarray(x) + reach * noise.uniform(-1, 1, x.shape)
 
     def both_sides(bid: Numbers, ask: Numbers) -> list[np.ndarray]:
         # The sides share their noise: equal sizes stay equal.
