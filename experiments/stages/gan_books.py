@@ -202,5 +202,6 @@ def _loss(training: MarketData, drawn: MarketData) -> float:
     return (
         flat["total_variation"]["drawn"] / REACH["total_variation"]
         + clustering / REACH["acf_abs_returns_winsorised"]
-        + flat["hill"]["drawn"] / REACH["hill"]
+        # Undefined where hardly anything moves, which no generator should be chosen for.
+        + flat.get("hill", {}).get("drawn", np.inf) / REACH["hill"]
     )

@@ -1,6 +1,7 @@
 """What the protocols of daily bars share: a training whose generator is kept at several points, and rows of scores."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from marljax.data.schema import InputError
 from marljax.generative import wgan_gp
 from marljax.generative.dataset import Dataset
 from marljax.generative.interface import N_REGIMES, Encoded
@@ -16,6 +18,8 @@ from marljax.generative.scores.conditional import conditional_scores
 from marljax.generative.scores.intervals import seed_interval
 from marljax.generative.stitching import Condition, Generator, generate_rows, make_generator
 from marljax.generative.wgan_gp import GanConfig, GanState
+from marljax.runtime.artefacts import canonical_json
+from marljax.runtime.config import to_json
 from marljax.runtime.progress import run_chunks
 
 Table = dict[str, dict[str, Any]]
@@ -35,8 +39,11 @@ def kept_generators(
 ) -> list[Generator]:
     """The generator before training, then at `n_kept` points evenly spaced, the last of them the end.
 
-    Resumes from `out/checkpoints`; raises `Diverged` as `run_chunks` does.
+    Resumes from `out/checkpoints`, in a folder of its own for every seed, configuration and data set, so that no run
+    goes on with another's. Raises `Diverged` as `run_chunks` does, and InputError for more points than chunks.
     """
+    if n_kept > config.chunks:
+        raise InputError(f"a training of {config.chunks} chunks passes through no {n_kept} points: lower kept")
     state = wgan_gp.init(jax.random.key(seed), dataset, config)
     first = make_generator(state, dataset, encoded)
     averages = jax.tree.map(lambda x: jnp.stack([x] * n_kept), state.generator_average)
@@ -55,13 +62,21 @@ def kept_generators(
         config.chunks,
         operands=(dataset,),
         name=name,
-        checkpoint_dir=out / "checkpoints",
+        checkpoint_dir=out / "checkpoints" / _identity(dataset, config, n_kept, seed),
         metrics_path=out / "metrics.jsonl",
         show=("wasserstein", "spread"),
         causes=wgan_gp.CAUSES,
     ).runner
     points = [jax.tree.map(lambda x, i=i: x[i], trained.averages) for i in range(n_kept)]
     return [first, *(dataclasses.replace(first, params=point) for point in points)]
+
+
+def _identity(dataset: Dataset, config: GanConfig, n_kept: int, seed: int) -> str:
+    """A word that differs wherever a training would."""
+    digest = hashlib.sha256(canonical_json([to_json(config), n_kept, seed]).encode())
+    for array in (dataset.channels, dataset.starts, dataset.regime, dataset.clock):
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def sessions(generator: Generator, key: jax.Array, n_sessions: int, n_steps: int) -> Any:

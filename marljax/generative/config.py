@@ -72,6 +72,10 @@ class GanConfig:
         require_positive(self, "generator_rate", "critic_rate", "blow_up")
         require_not_negative(self, "penalty", "clock_jitter", "least_spread")
         require_shares(self, "average_decay", "context_dropout", "final_rates")
+        if self.batch < 2:
+            raise InputError(
+                f"batch must be at least 2, for a window has neighbours within its batch, got {self.batch}"
+            )
         if not self.half_lives or min(self.half_lives) < 0:
             raise InputError(f"half_lives must be at least one number, none of them negative, got {self.half_lives}")
 

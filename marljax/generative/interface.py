@@ -91,7 +91,11 @@ class Representation(Protocol):
         ...
 
     def derive(self, channels: jax.Array, regime: jax.Array) -> jax.Array:
-        """float32[W, P, D] features of float32[W, P, C] channels, differentiable; `regime` int32[P] at the first."""
+        """float32[W, P, D] features of float32[W, P, C] channels, differentiable.
+
+        `regime` int32[P] sets the trailing volatility before the first row. Trainings pass that of the window behind
+        the context, for real and generated rows alike, since a generated context has none of its own.
+        """
         ...
 
     def regime(self, variance: jax.Array) -> jax.Array:

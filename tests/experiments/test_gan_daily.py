@@ -3,14 +3,17 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 
 from marljax.data.schema import InputError
+from marljax.generative import bars
+from marljax.generative.dataset import make_dataset
 from marljax.generative.wgan_gp import GanConfig
 from stages import gan_index, gan_stocks
-from stages.gan_daily import add, regime_scores, windows_of
+from stages.gan_daily import add, kept_generators, regime_scores, windows_of
 
 TINY = GanConfig(
     window=24,
@@ -115,3 +118,22 @@ def test_an_impossible_size_is_refused_by_name():
         gan_index.IndexProtocol(paths=0)
     with pytest.raises(InputError, match="is not there"):
         gan_index.load(dataclasses.replace(gan_index.IndexProtocol()).data / "nowhere")
+
+
+def test_no_training_goes_on_with_anothers_checkpoint(tmp_path):
+    """In one folder, another seed or another rate is another training; the same one again is the same."""
+    rng = np.random.default_rng(0)
+    close = 100 * np.exp(np.cumsum(0.01 * rng.standard_normal((400, 1)), 0))
+    training = bars.Bars.of_closes(close, np.zeros(400, np.int32), ("toy",))
+    dataset, encoded = make_dataset(bars.fit(training), training, TINY, 0)
+
+    def trained(config: GanConfig, seed: int) -> np.ndarray:
+        found = kept_generators(dataset, encoded, config, 2, seed=seed, name="toy", out=tmp_path)[-1]
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(found.params)])
+
+    first = trained(TINY, 0)
+    np.testing.assert_array_equal(trained(TINY, 0), first)
+    assert np.abs(trained(TINY, 1) - first).max() > 0
+    assert np.abs(trained(dataclasses.replace(TINY, generator_rate=1e-2), 0) - first).max() > 0
+    with pytest.raises(InputError, match="lower kept"):
+        kept_generators(dataset, encoded, TINY, 3, seed=0, name="toy", out=tmp_path)

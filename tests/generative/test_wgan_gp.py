@@ -232,6 +232,7 @@ def test_seeds_train_side_by_side():
         ("window", 0),
         ("context", -1),
         ("critic_steps", 0),
+        ("batch", 1),
         ("chunks", 0),
         ("critic_rate", 0.0),
         ("penalty", -1.0),
