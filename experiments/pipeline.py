@@ -97,7 +97,7 @@ def _presets() -> dict[str, PipelineConfig]:
     smoke = dataclasses.replace(
         demo,
         preset="smoke",
-        generator=dataclasses.replace(demo.generator, chunks=2),
+        generator=dataclasses.replace(demo.generator, chunks=2, derived=False),
         synthetic=SyntheticConfig(sessions=16, fresh_sessions=8),
         # Untrained agents would sit inside the usual band, and a smoke run is to show that orders flow.
         trading=TradingConfig(no_trade_band=0.05),

@@ -215,6 +215,7 @@ def test_an_agent_of_zero_intelligence_acts_uniformly_and_else_leaves_its_orders
     np.testing.assert_allclose(jnp.nanstd(action, axis=0), 3**-0.5, atol=0.05)
 
 
+@pytest.mark.nightly
 def test_twap_fills_its_parent_in_the_book_on_schedule():
     rules = ExecutionParams(parent=40, buys=1.0, deadline=5, largest=0.5, through=0.0)
     env, params = scripted(market_makers=0, executions=1, roles={"execution": rules})

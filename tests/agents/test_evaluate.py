@@ -158,6 +158,7 @@ def test_agents_of_a_role_explore_apart_and_remember_apart():
     )
 
 
+@pytest.mark.nightly
 def test_training_with_evaluation_is_training_without_it_bit_for_bit(tmp_path):
     learner = PPO(Task(), PPOConfig(n_envs=4, n_steps=8))
     keys = jax.random.split(jax.random.key(0), 2)

@@ -273,6 +273,7 @@ def test_the_entropy_bonus_decays_linearly_to_zero():
     assert decayed == pytest.approx(none, abs=0.3)
 
 
+@pytest.mark.nightly
 def test_learning_from_a_rollout_stops_at_the_target_divergence():
     def chunk(target_kl, separate=()):
         config = dataclasses.replace(KINDS["own critics"], target_kl=target_kl, separate=separate, n_epochs=8)

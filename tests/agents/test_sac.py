@@ -154,6 +154,7 @@ def small(**changes):
     return learner, jit_update(learner)(jax.jit(learner.init)(jax.random.key(0), TARGET), TARGET)[0]
 
 
+@pytest.mark.nightly
 def test_priorities_are_errors_of_what_was_drawn_and_the_largest_for_what_is_new():
     _, runner = small(replay="prioritised", n_iterations=1, batch_size=32, capacity=20)
     held = np.asarray(runner.replay.priorities[jnp.arange(20)])

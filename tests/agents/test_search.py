@@ -98,6 +98,7 @@ def test_survivors_keep_everything_they_have():
     chex.assert_trees_all_equal(kept, jax.tree.map(lambda x: x[jnp.array([1, 3])], trials))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("learner", LEARNERS, ids=["ppo", "sac"])
 def test_a_trial_among_others_learns_what_it_learns_alone(learner):
     values = {"learning_rate": jnp.array([1e-4, 3e-3]), "discount": jnp.array([0.9, 0.5])}
@@ -138,6 +139,7 @@ def test_a_trial_that_diverges_is_undone_and_leaves_the_others_as_they_are():
     chex.assert_trees_all_equal(*found)
 
 
+@pytest.mark.nightly
 def test_halving_finds_the_trials_that_learn():
     # Six step sizes too small to learn anything within the budget, and two that are good.
     rates = jnp.array([1e-9, 1e-8, 3e-3, 1e-7, 1e-9, 1e-8, 5e-3, 1e-7])

@@ -128,6 +128,7 @@ def test_without_synthetic_episodes_learning_is_that_on_real_rows_alone():
     np.testing.assert_array_equal(in_stream.runners.worlds.state.time, runners.worlds.state.time)
 
 
+@pytest.mark.nightly
 def test_a_stopped_training_of_one_product_ends_with_the_same_bits(tmp_path):
     def training():
         return Training(PPO_LEARNER, fraction=0.5, n_products=1)

@@ -45,6 +45,7 @@ def test_roles_of_different_sizes_and_kinds_of_action_learn_together(critic):
     assert float(metrics["mover.episode_return"][0]) < -0.8
 
 
+@pytest.mark.nightly
 def test_agents_that_must_differ_need_parameters_of_their_own():
     """Both movers see a number and nothing of who they are; one is to do the opposite of the other."""
     together, apart = (returns("matching", 80, "opposite", separate=s) for s in ((), ("mover",)))
@@ -183,6 +184,7 @@ class Uneven(Task):
         return obs * jnp.array([1e-3, 1.0, 1e3]) + jnp.array([0.0, 50.0, 2000.0])
 
 
+@pytest.mark.nightly
 def test_normalised_observations_and_returns_make_units_irrelevant():
     def ends(**settings):
         learner = PPO(Uneven(), PPOConfig(**(QUICK | settings)))

@@ -90,6 +90,7 @@ def test_an_episode_that_begins_in_a_recorded_halt_says_so_at_once(world):
         assert float(state.market.halted) == float(after.market.halted) == (row + 1 in HALT)
 
 
+@pytest.mark.nightly
 def test_markets_may_begin_at_rows_of_their_own(world):
     env, params = world
     rows = jnp.array([0, 3, 7])

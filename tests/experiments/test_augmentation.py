@@ -53,6 +53,7 @@ def learned(market, trading, folder, **changes):
     return augmentation.train(config, market, trading, generator, folder, folder / "metrics.jsonl")
 
 
+@pytest.mark.nightly
 def test_what_agents_learn_from_is_all_that_tells_them_apart(market, trading, tmp_path):
     """A share of synthetic episodes too small to draw one makes `both` what `real` is, to the bit, seed by seed."""
     policies, drawn = learned(market, trading, tmp_path, fraction=1e-30)

@@ -120,6 +120,7 @@ def test_every_product_has_parameters_of_its_own(tuned):
     assert tuned[-1][0][META]["policy"].network[0].kernel.ndim == 2
 
 
+@pytest.mark.nightly
 def test_agents_stay_as_they_were_unless_the_interval_lies_above_zero(portfolio, originals, tmp_path, monkeypatch):
     stage = tune(portfolio, originals, tmp_path / "as found")
     found = stage.value.metadata

@@ -213,6 +213,7 @@ def test_the_parts_do_not_overlap_and_the_test_part_comes_last(finished):
     assert split["validation"][1] <= split["test"][0]
 
 
+@pytest.mark.nightly
 def test_two_runs_with_one_seed_agree_and_with_two_seeds_do_not(finished, books, tmp_path):
     again, other = tmp_path / "again", tmp_path / "other"
     assert run(again, books).returncode == 0
@@ -257,6 +258,7 @@ def test_killed_at_any_moment_a_rerun_ends_with_the_same_numbers(finished, books
     assert (folder / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.nightly
 def test_ctrl_c_stops_with_a_checkpoint_and_the_same_command_resumes(finished, books, tmp_path):
     folder = tmp_path / "run"
     assert interrupt(folder, books, "[ppo] chunk 1/3", signal.SIGINT) == 3

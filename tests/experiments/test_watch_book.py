@@ -45,6 +45,7 @@ def test_a_seed_makes_one_film(source):
     assert (np.diff(films[0].seconds) >= 0).all()
 
 
+@pytest.mark.nightly
 def test_agents_quote_and_trade_and_are_named():
     told, labels = watch_book.agents_book(WatchConfig(source="agents", messages=600, shots=60))
     film = record(told)

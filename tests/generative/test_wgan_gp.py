@@ -74,6 +74,7 @@ def test_one_seed_gives_one_training_and_another_seed_another():
     assert one[1]["wasserstein"] != other[1]["wasserstein"]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("change", [{}, *(pytest.param(x, marks=pytest.mark.nightly) for x in LESS_USUAL)])
 def test_a_critic_starts_with_slopes_of_one(change):
     """A chain of normalised layers is nearly flat: unscaled, its first penalty would be near 1."""
