@@ -35,9 +35,9 @@ from marljax.generative.scores.tails import hill_index
 from marljax.generative.stitching import Generator, generate_sessions
 from marljax.generative.wgan_gp import GanConfig
 from marljax.lob.sessions.session import from_recorded
-from marljax.runtime.artefacts import save_arrays, write_json
-from stages.gan_daily import Table, kept_generators
+from marljax.runtime.artefacts import save_arrays
 from stages.gan_pictures import pictures_of_books
+from stages.gan_protocol import Table, finish, kept_generators
 
 REACH = {"total_variation": 0.15, "acf_abs_returns_winsorised": 0.05, "hill": 0.5, "memorisation": 0.9}
 AIM = {"total_variation": 0.12}
@@ -99,14 +99,16 @@ def run(config: BookProtocol, *, seed: int, out: Path) -> dict[str, Any]:
     if config.controls:
         candidates |= _controls(config, learned, training, seed)
     table = _table(held_out, candidates, training, config, seed)
-    result = {
-        "protocol": "goog-l2",
-        "seed": seed,
-        "best": f"{chosen + 1}/{config.kept}",
-        "minutes": {"training": (trained - started) / 60, "all": (time.monotonic() - started) / 60},
-        "scores": table,
-    }
-    write_json(out / "scores.json", result)
+    result = finish(
+        out,
+        "goog-l2",
+        table,
+        {"reach": REACH, "aim": AIM},
+        seed=seed,
+        best=f"{chosen + 1}/{config.kept}",
+        started=started,
+        trained=trained,
+    )
     sides = {"real": held_out, "synthetic": candidates["last"], "train": training}
     windows = {name: channels(data, config.window) for name, data in sides.items()}
     save_arrays(out / "windows.npz", windows | {"channels": np.array(CHANNELS)})
@@ -178,9 +180,6 @@ def _table(
         "low": None,
         "high": None,
     }
-    for bar, values in (("reach", REACH), ("aim", AIM)):
-        for score, value in values.items():
-            table[score][bar] = value
     return table
 
 

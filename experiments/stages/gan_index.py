@@ -24,9 +24,9 @@ from marljax.generative.scores.predictive import volatility_r2
 from marljax.generative.scores.tails import excess_kurtosis, hill_index
 from marljax.generative.stitching import Generator
 from marljax.generative.wgan_gp import GanConfig
-from marljax.runtime.artefacts import save_arrays, write_json
-from stages.gan_daily import Table, add, kept_generators, regime_scores, sessions, windows_of
+from marljax.runtime.artefacts import save_arrays
 from stages.gan_pictures import pictures_of_paths
+from stages.gan_protocol import Table, add, finish, kept_generators, regime_scores, sessions, windows_of
 
 REACH = {"acf_abs_returns": 0.0245, "acf_squared_returns": 0.0248, "leverage": 0.325, "memorisation": 0.9}
 AIM = {"acf_abs_returns": 0.0234, "acf_squared_returns": 0.0227, "deviation": 1.0}
@@ -110,17 +110,16 @@ def run(config: IndexProtocol, *, seed: int, out: Path) -> dict[str, Any]:
     for name, scored in rows.items():
         for score in scored[0]:
             add(table, score, name, np.array([one[score] for one in scored]))
-    for bar, values in (("reach", REACH), ("aim", AIM), ("published", PUBLISHED)):
-        for score, value in values.items():
-            table[score][bar] = value
-    result = {
-        "protocol": "quantgan-sp500",
-        "seed": seed,
-        "best": f"{chosen + 1}/{config.kept}",
-        "minutes": {"training": (trained - started) / 60, "all": (time.monotonic() - started) / 60},
-        "scores": table,
-    }
-    write_json(out / "scores.json", result)
+    result = finish(
+        out,
+        "quantgan-sp500",
+        table,
+        {"reach": REACH, "aim": AIM, "published": PUBLISHED},
+        seed=seed,
+        best=f"{chosen + 1}/{config.kept}",
+        started=started,
+        trained=trained,
+    )
     shown = {"synthetic": first["last"], "block bootstrap": first["block bootstrap"]}
     save_arrays(out / "pictures.npz", pictures_of_paths({"real": returns[None], **shown}, n_lags=_LAGS))
     save_arrays(out / "windows.npz", export(returns, outside, first["last"], seed))

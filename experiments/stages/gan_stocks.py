@@ -29,9 +29,9 @@ from marljax.generative.scores.memorisation import coverage, memorisation_ratio
 from marljax.generative.scores.predictive import timegan_predictive_score, volatility_r2
 from marljax.generative.stitching import Generator
 from marljax.generative.wgan_gp import GanConfig
-from marljax.runtime.artefacts import save_arrays, write_json
-from stages.gan_daily import Table, add, kept_generators, regime_scores, sessions, windows_of
+from marljax.runtime.artefacts import save_arrays
 from stages.gan_pictures import pictures_of_paths
+from stages.gan_protocol import Table, add, finish, kept_generators, regime_scores, sessions, windows_of
 
 REACH = {"judge": 0.10, "timegan_discriminative": 0.02, "timegan_predictive": 0.0375, "memorisation": 0.9}
 AIM = {"judge": 0.05}
@@ -137,18 +137,17 @@ def run(config: StockProtocol, *, seed: int, out: Path) -> dict[str, Any]:
             row |= _published_scores(learn, test, known, sides, seed)
         for score, value in row.items():
             add(table, score, name, value)
-    for bar, values in (("reach", REACH), ("aim", AIM), ("published", PUBLISHED)):
-        for score, value in values.items():
-            table[score][bar] = value
-    result = {
-        "protocol": "timegan-stocks",
-        "seed": seed,
-        "best": f"{chosen + 1}/{config.kept}",
-        "validation": losses,
-        "minutes": {"training": (trained - started) / 60, "all": (time.monotonic() - started) / 60},
-        "scores": table,
-    }
-    write_json(out / "scores.json", result)
+    result = finish(
+        out,
+        "timegan-stocks",
+        table,
+        {"reach": REACH, "aim": AIM, "published": PUBLISHED},
+        seed=seed,
+        best=f"{chosen + 1}/{config.kept}",
+        started=started,
+        trained=trained,
+        validation=losses,
+    )
     # The page's paths are those of the first column.
     shown = {"real": real["judged"], "synthetic": candidates["last"].test}
     shown["block bootstrap"] = candidates["block bootstrap"].test

@@ -8,6 +8,7 @@ GARCH(1,1) (Bollerslev 1986) whose news may be asymmetric (Engle and Ng 1993) an
 Satchell 1991). Each number becomes a channel with a standard normal marginal, which carries the heavy tails.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -18,7 +19,7 @@ from flax import struct
 from marljax.data.schema import InputError
 from marljax.features.classic import z_score
 from marljax.features.returns import rolling_volatility
-from marljax.generative.interface import N_REGIMES, Anchor, Encoded, Holding
+from marljax.generative.interface import N_REGIMES, Anchor, Encoded, Holding, regime_of, typical_variance
 from marljax.generative.marginals import Marginals, fit_marginals
 
 _VOLUME_DECAY = 0.5 ** (1 / 4)
@@ -167,12 +168,13 @@ class BarRepresentation:
 
     def regime(self, variance: jax.Array) -> jax.Array:
         """int32[..., P] which third of the training part's trailing volatilities this one falls into."""
-        return jnp.sum(variance[..., None] > self.regime_edges, -1, dtype=jnp.int32)
+        return regime_of(variance, self.regime_edges)
 
     def rescaled(self, factor: float | jax.Array) -> "BarRepresentation":
         """The same representation whose decoded returns are `factor` times as large and otherwise alike."""
         square = jnp.square(jnp.float32(factor))
-        return self.replace(  # type: ignore[attr-defined]
+        return replace(
+            self,
             long_run=self.long_run * square,
             scale_bounds=self.scale_bounds * factor,
             regime_edges=self.regime_edges * square,
@@ -216,7 +218,8 @@ class BarRepresentation:
         bars = Bars(close, close, close, close, jnp.zeros_like(close), _no_session(close), self.products, "synthetic")
         if self.ranged:
             opened = jnp.exp(level - parts[..., 0])
-            bars = bars.replace(  # type: ignore[attr-defined]
+            bars = replace(
+                bars,
                 open=opened,
                 high=jnp.maximum(opened, close) * jnp.exp(parts[..., 2]),
                 low=jnp.minimum(opened, close) * jnp.exp(-parts[..., 3]),
@@ -234,7 +237,7 @@ class BarRepresentation:
         return (self._features(channels, regime) - self.feature_mean) / self.feature_deviation
 
     def _features(self, channels: jax.Array, regime: jax.Array) -> jax.Array:
-        variance = jnp.take_along_axis(self.regime_variance, regime[:, None], 1)[:, 0]
+        variance = typical_variance(self.regime_variance, regime)
         age = jnp.arange(len(channels), dtype=jnp.int32)
         root = jnp.sqrt(self.long_run)
 
@@ -343,7 +346,8 @@ def fit(
     scale = np.asarray(fitted.scale(before.variance), np.float64)
     known = np.asarray(before.variance, np.float64)[joined]
     values = _values(fitted, parts, before, np.random.default_rng(0))
-    fitted = fitted.replace(  # type: ignore[attr-defined]
+    fitted = replace(
+        fitted,
         marginals=fit_marginals(values[joined]),
         scale_bounds=jnp.asarray(np.stack([scale[joined].min(0), scale[joined].max(0)]), jnp.float32),
         regime_edges=jnp.asarray(np.quantile(known, np.arange(1, N_REGIMES) / N_REGIMES, axis=0).T, jnp.float32),
@@ -365,8 +369,10 @@ def _with_dynamics(
     count = int(joined.sum())
 
     def loss(point: jax.Array) -> tuple[jax.Array, BarRepresentation]:
-        everywhere = (jnp.full(start.n_products, x) for x in point)
-        one = start.replace(**dict(zip(_DYNAMICS, everywhere, strict=True)))  # type: ignore[attr-defined]
+        dynamics: dict[str, Any] = {
+            name: jnp.full(start.n_products, x) for name, x in zip(_DYNAMICS, point, strict=True)
+        }
+        one = replace(start, **dynamics)
 
         def mean(x: jax.Array) -> jax.Array:
             return jnp.sum(jnp.where(known[:, None], x, 0), 0) / count
@@ -374,13 +380,13 @@ def _with_dynamics(
         for _ in range(_UNIT_ROUNDS):
             variance = _scan(one, rows, known)[0].variance
             scale = one.scale(variance)
-            one = one.replace(unit=mean(one.news(variance, rows) / scale**2))
+            one = replace(one, unit=mean(one.news(variance, rows) / scale**2))
         return jnp.log(mean(bar_variance(rows) / scale**2)) + 2 * mean(jnp.log(scale)), one
 
     losses, candidates = jax.jit(jax.vmap(loss))(grid)
     best, product = np.argmin(np.nan_to_num(np.asarray(losses), nan=np.inf), 0), np.arange(start.n_products)
-    chosen = {name: getattr(candidates, name)[best, product] for name in (*_DYNAMICS, "unit")}
-    return start.replace(**chosen)  # type: ignore[attr-defined]
+    chosen: dict[str, Any] = {name: getattr(candidates, name)[best, product] for name in (*_DYNAMICS, "unit")}
+    return replace(start, **chosen)
 
 
 def _with_volume(start: BarRepresentation, parts: np.ndarray, joined: np.ndarray) -> BarRepresentation:
@@ -389,7 +395,7 @@ def _with_volume(start: BarRepresentation, parts: np.ndarray, joined: np.ndarray
     x, y = trailing[joined], parts[joined][..., -1]
     x, y = x - np.asarray(start.volume_mean), y - y.mean(0)
     slope = np.clip(np.mean(x * y, 0) / np.maximum(np.mean(x**2, 0), 1e-12), 0, _MOST_VOLUME_CLUSTERING)
-    return start.replace(volume_clustering=jnp.asarray(slope, jnp.float32))  # type: ignore[attr-defined]
+    return replace(start, volume_clustering=jnp.asarray(slope, jnp.float32))
 
 
 def _with_feature_scales(start: BarRepresentation, training: Bars) -> BarRepresentation:
@@ -397,7 +403,8 @@ def _with_feature_scales(start: BarRepresentation, training: Bars) -> BarReprese
     channels, joined = (np.asarray(x) for x in (start.encode(training, 0).channels, take_apart(training)[1]))
     middle = jnp.full(start.n_products, N_REGIMES // 2)
     features = np.asarray(start._features(jnp.asarray(channels[joined]), middle), np.float64)
-    return start.replace(  # type: ignore[attr-defined]
+    return replace(
+        start,
         feature_mean=jnp.asarray(features.mean(0), jnp.float32),
         feature_deviation=jnp.asarray(np.maximum(features.std(0), 1e-3), jnp.float32),
     )

@@ -103,6 +103,16 @@ class Representation(Protocol):
         ...
 
 
+def regime_of(variance: jax.Array, edges: jax.Array) -> jax.Array:
+    """int32[..., P] how many of its product's `edges` float32[P, N_REGIMES-1] each variance float32[..., P] exceeds."""
+    return jnp.sum(variance[..., None] > edges, -1, dtype=jnp.int32)
+
+
+def typical_variance(regime_variance: jax.Array, regime: jax.Array) -> jax.Array:
+    """float32[P] the entry of `regime_variance` float32[P, N_REGIMES] for each product's `regime` int32[P]."""
+    return jnp.take_along_axis(regime_variance, regime[:, None], 1)[:, 0]
+
+
 def windows_within(joined: np.ndarray, length: int, stride: int) -> np.ndarray:
     """int32[N] first rows of windows of `length` rows that all continue the one before (`joined` bool[T])."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], joined, [False]]).astype(np.int8)))

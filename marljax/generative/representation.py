@@ -23,7 +23,7 @@ from marljax.data.schema import InputError, MarketData, Product
 from marljax.features import FeatureConfig, FeaturePipeline, transform
 from marljax.features import fit as fit_features
 from marljax.generative.books import Numbers, Parts, decompose, next_mid
-from marljax.generative.interface import N_REGIMES, Anchor, Encoded, Holding
+from marljax.generative.interface import N_REGIMES, Anchor, Encoded, Holding, regime_of, typical_variance
 from marljax.generative.marginals import Marginals, fit_marginals
 
 HALF_LIFE = 16.0
@@ -103,7 +103,7 @@ class Representation:
 
     def regime(self, variance: jax.Array) -> jax.Array:
         """int32[..., P] which third of the training part's trailing volatilities this one falls into."""
-        return jnp.sum(variance[..., None] > self.regime_edges, -1, dtype=jnp.int32)
+        return regime_of(variance, self.regime_edges)
 
     def encode(self, data: MarketData, seed: int | None = None) -> Encoded:
         """The channels of every row, on the host.
@@ -148,7 +148,7 @@ class Representation:
         The project's own feature code on the books these channels decode to, but that nothing is rounded, so that
         gradients flow. `regime` int32[P] sets the trailing volatility before the first row.
         """
-        variance = jnp.take_along_axis(self.regime_variance, regime[:, None], 1)[:, 0]
+        variance = typical_variance(self.regime_variance, regime)
         values, moves = self._values_of(channels, self.typical_mid)
         k = self.n_levels
         spread = jnp.maximum(values[..., 1], 1)

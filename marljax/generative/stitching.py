@@ -16,7 +16,7 @@ from flax import struct
 from marljax.data.schema import MarketData
 from marljax.generative.books import market_data
 from marljax.generative.dataset import Dataset, condition_features
-from marljax.generative.interface import Anchor, Encoded
+from marljax.generative.interface import Anchor, Encoded, typical_variance
 from marljax.generative.networks import GeneratorNetwork
 from marljax.generative.wgan_gp import GanState, networks
 from marljax.lob.lanes import in_chunks
@@ -82,7 +82,7 @@ def generate_rows(generator: Generator, key: jax.Array, condition: Condition, n_
     representation = generator.representation
     shape = (representation.n_products, representation.n_channels)
     width, n_latents = shape[0] * shape[1], len(generator.network.half_lives)
-    variance = jnp.take_along_axis(representation.regime_variance, condition.regime[:, None], 1)[:, 0]
+    variance = typical_variance(representation.regime_variance, condition.regime)
     clock_step = representation.step_seconds * generator.window / jnp.maximum(representation.session_seconds, 1e-9)
 
     def one_window(carry: tuple[Any, ...], key: jax.Array) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from marljax.generative import bars
 from marljax.generative.dataset import make_dataset
 from marljax.generative.wgan_gp import GanConfig
 from stages import gan_index, gan_stocks
-from stages.gan_daily import add, kept_generators, regime_scores, windows_of
+from stages.gan_protocol import add, kept_generators, regime_scores, windows_of
 
 TINY = GanConfig(
     window=24,

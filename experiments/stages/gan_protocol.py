@@ -1,7 +1,9 @@
-"""What the protocols of daily bars share: a training whose generator is kept at several points, and rows of scores."""
+"""What the protocols share: a training whose generator is kept at several points, their table, and what they write."""
 
 import dataclasses
 import hashlib
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from marljax.generative.scores.conditional import conditional_scores
 from marljax.generative.scores.intervals import seed_interval
 from marljax.generative.stitching import Condition, Generator, generate_rows, make_generator
 from marljax.generative.wgan_gp import GanConfig, GanState
-from marljax.runtime.artefacts import canonical_json
+from marljax.runtime.artefacts import canonical_json, write_json
 from marljax.runtime.config import to_json
 from marljax.runtime.progress import run_chunks
 
@@ -96,6 +98,31 @@ def add(table: Table, score: str, candidate: str, values: float | np.ndarray) ->
     """A candidate's score: one number, or float[S] over independent seeds, which become their mean and its interval."""
     found = seed_interval(np.atleast_1d(values))
     table.setdefault(score, {})[candidate] = {"estimate": found.estimate, "low": found.low, "high": found.high}
+
+
+def finish(
+    out: Path,
+    protocol: str,
+    table: Table,
+    bars: Mapping[str, Mapping[str, float]],
+    *,
+    seed: int,
+    best: str,
+    started: float,
+    trained: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """What a protocol returns, written to `out/scores.json`: its table with `bars` {bar: {score: value}}, and `more`.
+
+    `started` and `trained` are of `time.monotonic`; `best` says which of the points kept was chosen.
+    """
+    for bar, values in bars.items():
+        for score, value in values.items():
+            table[score][bar] = value
+    minutes = {"training": (trained - started) / 60, "all": (time.monotonic() - started) / 60}
+    result = {"protocol": protocol, "seed": seed, "best": best, "minutes": minutes, "scores": table, **more}
+    write_json(out / "scores.json", result)
+    return result
 
 
 def regime_scores(real: np.ndarray, other: np.ndarray, training: np.ndarray) -> dict[str, float]:
