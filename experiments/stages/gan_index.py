@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from marljax.data.schema import InputError
-from marljax.generative import bars
+from marljax.generative import bar_representation, bars
 from marljax.generative.controls import block_bootstrap_paths, garch_paths, iid_bootstrap_paths
 from marljax.generative.dataset import make_dataset
 from marljax.generative.scores.dependence import path_scores
@@ -89,7 +89,7 @@ def run(config: IndexProtocol, *, seed: int, out: Path) -> dict[str, Any]:
     training = bars.Bars.of_closes(
         closes[_FIRST:_LAST].to_numpy()[:, None], np.zeros(len(returns) + 1, np.int32), ("S&P 500",)
     )
-    representation = bars.fit(training, config.half_lives, config.least_clustering)
+    representation = bar_representation.fit(training, config.half_lives, config.least_clustering)
     dataset, encoded = make_dataset(representation, training, config.gan, seed)
     found = kept_generators(dataset, encoded, config.gan, config.kept, seed=seed, name="gan_index", out=out)
     trained = time.monotonic()

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from marljax.data.schema import InputError
-from marljax.generative import bars
+from marljax.generative import bar_representation, bars
 from marljax.generative.controls import (
     block_bootstrap_paths,
     garch_paths,
@@ -106,7 +106,7 @@ def run(config: StockProtocol, *, seed: int, out: Path) -> dict[str, Any]:
     parts = split(levels, config.block)
     real = {kind: np.concatenate([windows_of(x, _WINDOW) for x in blocks]) for kind, blocks in parts.items()}
     training = training_bars(parts["train"])
-    representation = bars.fit(training, config.half_lives, config.least_clustering)
+    representation = bar_representation.fit(training, config.half_lives, config.least_clustering)
     dataset, encoded = make_dataset(representation, training, config.gan, seed)
     found = kept_generators(dataset, encoded, config.gan, config.kept, seed=seed, name="gan_stocks", out=out)
     trained = time.monotonic()

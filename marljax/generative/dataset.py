@@ -9,7 +9,7 @@ from flax import struct
 
 from marljax.data.schema import InputError, assert_not_synthetic
 from marljax.generative.config import GanConfig
-from marljax.generative.interface import N_REGIMES, Encoded, Holding, windows_within
+from marljax.generative.interface import N_REGIMES, Anchor, Encoded, Holding, windows_within
 
 
 @struct.dataclass
@@ -18,7 +18,9 @@ class Dataset:
 
     representation: Any  # marljax.generative.interface.Representation
     channels: jax.Array  # float32[T, P, C]
-    regime: jax.Array  # int32[T, P] of the trailing volatility before the row
+    level: jax.Array  # [T, P] price after the row, see Encoded
+    variance: jax.Array  # float32[T, P] trailing, before the row
+    regime: jax.Array  # int32[T, P] of that variance
     clock: jax.Array  # float32[T] share of the session that has passed
     starts: jax.Array  # int32[N] first rows of context and window
     persistence: jax.Array  # float32[P*C] first autocorrelation of each channel
@@ -30,9 +32,10 @@ class Batch:
     """B windows with their contexts; P products of C channels are one axis."""
 
     scores: jax.Array  # float32[B, L+W, P*C] context, then window
+    anchor: Anchor  # leaves [B, P], before the first row of the context
     regime: jax.Array  # int32[B, P] at the first row of the window
+    clock: jax.Array  # float32[B] at the first row of the window, with noise
     present: jax.Array  # float32[B] 0 where the context is hidden
-    condition: jax.Array  # float32[B, P, F]
     noise: jax.Array  # float32[B, 2, W+1, P*C+H] standard normal, for two windows of the generator
     mix: jax.Array  # float32[B] uniform, for the gradient penalty
 
@@ -61,6 +64,8 @@ def make_dataset(representation: Any, training: Any, config: GanConfig, seed: in
     dataset = Dataset(
         representation=representation,
         channels=encoded.channels,
+        level=encoded.level,
+        variance=encoded.variance,
         regime=representation.regime(encoded.variance),
         clock=encoded.clock,
         starts=jnp.asarray(starts),
@@ -77,6 +82,11 @@ def condition_features(regime: jax.Array, clock: jax.Array) -> jax.Array:
     """
     time = jnp.stack([jnp.cos(jnp.pi * clock), jnp.sin(jnp.pi * clock)])
     return jnp.concatenate([jax.nn.one_hot(regime, N_REGIMES), jnp.tile(time, (len(regime), 1))], -1)
+
+
+def clock_step(representation: Any, window: int) -> jax.Array:
+    """float32[] share of the session that a window of so many steps takes."""
+    return representation.step_seconds * window / jnp.maximum(representation.session_seconds, 1e-9)
 
 
 def draw_numbers(key: jax.Array, dataset: Dataset, config: GanConfig) -> Draw:
@@ -97,12 +107,12 @@ def sample_batch(drawn: Draw, dataset: Dataset, config: GanConfig) -> Batch:
     flat = dataset.channels.reshape(len(dataset.channels), -1)
     rows = flat[starts[:, None] + jnp.arange(config.context + config.window)]
     first = starts + config.context
-    clock = dataset.clock[first] + config.clock_jitter * (2 * jitter - 1)
     return Batch(
         scores=rows,
+        anchor=Anchor(dataset.level[starts - 1], dataset.variance[starts]),
         regime=dataset.regime[first],
+        clock=dataset.clock[first] + config.clock_jitter * (2 * jitter - 1),
         present=(hide >= config.context_dropout).astype(jnp.float32),
-        condition=jax.vmap(condition_features)(dataset.regime[first], clock),
         noise=drawn.normal,
         mix=mix,
     )

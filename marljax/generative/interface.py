@@ -28,7 +28,7 @@ class Encoded:
 
 @struct.dataclass
 class Anchor:
-    """What the row before a window leaves to it."""
+    """What the rows before a window leave to it."""
 
     level: jax.Array  # [P] as in Encoded
     variance: jax.Array  # float32[P] as in Encoded
@@ -90,12 +90,8 @@ class Representation(Protocol):
         """Rows of any float32[W, P, C], leading axis W, and the anchor of the window behind it. Jittable."""
         ...
 
-    def derive(self, channels: jax.Array, regime: jax.Array) -> jax.Array:
-        """float32[W, P, D] features of float32[W, P, C] channels, differentiable.
-
-        `regime` int32[P] sets the trailing volatility before the first row. Trainings pass that of the window behind
-        the context, for real and generated rows alike, since a generated context has none of its own.
-        """
+    def derive(self, channels: jax.Array, anchor: Anchor) -> jax.Array:
+        """float32[W, P, D] features of float32[W, P, C] channels behind `anchor`, differentiable."""
         ...
 
     def regime(self, variance: jax.Array) -> jax.Array:

@@ -22,8 +22,9 @@ from flax import struct
 from marljax.data.schema import InputError, MarketData, Product
 from marljax.features import FeatureConfig, FeaturePipeline, transform
 from marljax.features import fit as fit_features
+from marljax.generative.book_values import by_parity, hold, holding_of, values_of
 from marljax.generative.books import Numbers, Parts, decompose, next_mid
-from marljax.generative.interface import N_REGIMES, Anchor, Encoded, Holding, regime_of, typical_variance
+from marljax.generative.interface import N_REGIMES, Anchor, Encoded, Holding, regime_of
 from marljax.generative.marginals import Marginals, fit_marginals
 
 HALF_LIFE = 16.0
@@ -73,7 +74,6 @@ class Representation:
     step_seconds: jax.Array  # float32[] median time between rows [s]
     session_seconds: jax.Array  # float32[] longest time since a session's start [s]
     features: FeaturePipeline  # DERIVED with the training part's scales
-    typical_mid: jax.Array  # int32[P] half ticks, the training part's median, where windows without a price begin
     products: tuple[Product, ...] = struct.field(pytree_node=False)
     n_levels: int = struct.field(pytree_node=False)
 
@@ -117,14 +117,14 @@ class Representation:
         parts, joined = decompose(data)
         variance = _trailing_variance(parts.move, joined, np.asarray(self.long_run))
         noise = None if seed is None else np.random.default_rng(seed)
-        values = _values(parts, joined, np.asarray(self.scale(jnp.asarray(variance))), noise)
+        values = values_of(parts, joined, np.asarray(self.scale(jnp.asarray(variance))), noise)
         move = np.asarray(parts.move)
-        scores = self.marginals.to_scores(_by_parity(values, move, np.ones(move.shape[1], bool)))
+        scores = self.marginals.to_scores(by_parity(values, move, np.ones(move.shape[1], bool)))
         channels = scores[..., :-1]
         channels[..., 0] = np.where(move % 2 == 1, scores[..., -1], channels[..., 0])
         unknown = np.isnan(values)
         channels[unknown] = 0.0 if noise is None else noise.standard_normal(int(unknown.sum()))
-        channels = _hold(self.holding, channels.astype(np.float32))
+        channels = hold(self.holding, channels.astype(np.float32))
         clock = np.asarray(data.seconds) / max(float(self.session_seconds), 1e-9)
         return Encoded(
             channels=jnp.asarray(channels),
@@ -142,14 +142,13 @@ class Representation:
         values, moves = self._values_of(channels, anchor.level)
         return self._books(values, moves, anchor)
 
-    def derive(self, channels: jax.Array, regime: jax.Array) -> jax.Array:
+    def derive(self, channels: jax.Array, anchor: Anchor) -> jax.Array:
         """float32[W, P, D] features `DERIVED` of any float32[W, P, C], in training deviations from the training mean.
 
-        The project's own feature code on the books these channels decode to, but that nothing is rounded, so that
-        gradients flow. `regime` int32[P] sets the trailing volatility before the first row.
+        The project's own feature code on the books these channels decode to behind `anchor`, but that nothing is
+        rounded, so that gradients flow.
         """
-        variance = typical_variance(self.regime_variance, regime)
-        values, moves = self._values_of(channels, self.typical_mid)
+        values, moves = self._values_of(channels, anchor.level)
         k = self.n_levels
         spread = jnp.maximum(values[..., 1], 1)
         gaps, sizes = _deep(values, k)
@@ -159,7 +158,7 @@ class Representation:
             move = scaled * self.scale(variance)
             return (mid + move, next_variance(variance, move)), mid + move
 
-        start = (self.typical_mid.astype(jnp.float32), variance)
+        start = (anchor.level.astype(jnp.float32), anchor.variance)
         _, double_mid = jax.lax.scan(step, start, moves)
         volume = jnp.maximum(values[..., 4 * k], 0)
         bid, n = (double_mid - spread) / 2, len(channels)
@@ -266,12 +265,12 @@ def fit(training: MarketData) -> Representation:
     bounds = np.where(low > 0, positive, 8 * np.array([[-1], [1]]) * abs(mid).max(0))
     everywhere = np.ones(mid.shape)
     everywhere[joined] = scale
-    values = _values(parts, joined, everywhere, np.random.default_rng(0))[joined]
-    marginals = fit_marginals(_by_parity(values, np.asarray(parts.move)[joined], long_run < _COARSE))
+    values = values_of(parts, joined, everywhere, np.random.default_rng(0))[joined]
+    marginals = fit_marginals(by_parity(values, np.asarray(parts.move)[joined], long_run < _COARSE))
     seconds = np.asarray(training.seconds, np.float64)
     return Representation(
         marginals=marginals,
-        holding=_holding(marginals, training.n_levels),
+        holding=holding_of(marginals, training.n_levels),
         long_run=jnp.asarray(long_run),
         clustering=jnp.asarray(clustering, jnp.float32),
         scale_bounds=jnp.asarray(scale_bounds, jnp.float32),
@@ -281,7 +280,6 @@ def fit(training: MarketData) -> Representation:
         step_seconds=jnp.float32(np.median(np.diff(seconds)[joined[1:]])),
         session_seconds=jnp.float32(seconds.max()),
         features=fit_features(training, DERIVED),
-        typical_mid=jnp.asarray(np.median(mid, 0), jnp.int32),
         products=training.products,
         n_levels=training.n_levels,
     )
@@ -316,93 +314,3 @@ def _scan_variance(move: jax.Array, joined: jax.Array, long_run: jax.Array) -> j
         return next_variance(before, moved), before
 
     return jax.lax.scan(step, long_run, (move, joined))[1]
-
-
-def _holding(marginals: Marginals, k: int) -> Holding:
-    """A kept touch holds the spread and leaves no move; a kept level holds its gap and its size."""
-    n_products, n_channels = marginals.knots.shape[0], 6 * k + 3
-    touch = 4 * k + 2
-    flag = np.full(n_channels, -1)
-    flag[:2] = touch
-    for side in range(2):
-        levels = touch + 1 + side * k + np.arange(k)
-        flag[2 + side * (k - 1) :][: k - 1] = levels[1:]
-        flag[2 * k + side * k :][:k] = levels
-    half = np.full((1, n_products, n_channels + 1), 0.5)
-    thresholds = np.where(flag >= 0, marginals.to_scores(half)[0][:, flag], np.inf)
-    block = n_channels * np.arange(n_products)[:, None]
-    return Holding(
-        flag=jnp.asarray((np.maximum(flag, 0) + block).reshape(-1), jnp.int32),
-        threshold=jnp.asarray(thresholds.reshape(-1), jnp.float32),
-        reset=jnp.asarray(np.tile(np.arange(n_channels) == 0, n_products)),
-    )
-
-
-def _hold(holding: Holding, channels: np.ndarray) -> np.ndarray:
-    """float32[T, P, C] with every held channel as in the last row in which it was free."""
-    flat = channels.reshape(len(channels), -1)
-    held = np.asarray(holding.held(jnp.asarray(flat)))
-    rows = np.maximum.accumulate(np.where(held, 0, np.arange(len(flat))[:, None]), 0)
-    last = np.take_along_axis(flat, rows, 0)
-    return np.where(held & np.asarray(holding.reset), 0.0, last).reshape(channels.shape).astype(np.float32)
-
-
-def _kept(parts: Parts, joined: np.ndarray) -> np.ndarray:
-    """bool[T, P, 2K+1] what a row repeats of the row before: its touch, then gap and size of each bid, each ask."""
-
-    def same(x: Numbers) -> np.ndarray:
-        x = np.asarray(x)
-        return np.concatenate([np.zeros_like(x[:1], bool), x[1:] == x[:-1]])
-
-    def levels(gap: Numbers, size: Numbers) -> np.ndarray:
-        kept = same(size)
-        kept[..., 1:] &= same(gap)
-        return kept
-
-    touch = same(parts.spread) & (np.asarray(parts.move) == 0)
-    sides = (levels(parts.bid_gap, parts.bid_size), levels(parts.ask_gap, parts.ask_size))
-    return np.concatenate([touch[..., None], *sides], -1) & joined[:, None, None]
-
-
-def _values(parts: Parts, joined: np.ndarray, scale: np.ndarray, noise: np.random.Generator | None) -> np.ndarray:
-    """float64[T, P, C] what the marginal maps act on; NaN where it means nothing: the sign where nothing was traded,
-    the move where the touch is kept."""
-
-    def whole(x: Numbers, half_width: float = 0.49) -> np.ndarray:
-        if noise is None:
-            return np.asarray(x, np.float64)
-        # Large numbers stay nearer to the middle of their unit, for float32 has few digits left to tell its edges.
-        reach = np.maximum(half_width - 2e-6 * np.abs(x), 0.05)
-        return np.asarray(x) + reach * noise.uniform(-1, 1, x.shape)
-
-    def both_sides(bid: Numbers, ask: Numbers) -> list[np.ndarray]:
-        # The sides share their noise: equal sizes stay equal.
-        shared = whole(np.maximum(bid, ask)) - np.maximum(bid, ask)
-        return [np.asarray(bid) + shared, np.asarray(ask) + shared]
-
-    kept = _kept(parts, joined)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sign = np.where(parts.volume > 0, whole(parts.imbalance) / parts.volume, np.nan)
-    columns = [
-        np.where(kept[..., 0], np.nan, whole(parts.move, 0.98) / scale)[..., None],
-        whole(parts.spread)[..., None],
-        *both_sides(parts.bid_gap, parts.ask_gap),
-        *both_sides(parts.bid_size, parts.ask_size),
-        whole(parts.volume)[..., None],
-        sign[..., None],
-        whole(kept.astype(np.int32)),
-    ]
-    return np.concatenate(columns, -1)
-
-
-def _by_parity(values: np.ndarray, move: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """float64[T, P, C+1]: a second column of moves at the end, for odd ones, where the first is for even ones.
-
-    The tick grid allows only even or only odd moves once the spread is known. Where `apart` bool[P] each column holds
-    its own, the other's NaN: one map for both would make moves of a coarse lattice too large. Elsewhere both columns
-    hold all moves, or a generator whose spreads change too often would draw too many of the larger, odd ones.
-    """
-    odd = move % 2 == 1
-    even_move = np.where(odd & apart, np.nan, values[..., 0])
-    odd_move = np.where(~odd & apart, np.nan, values[..., 0])
-    return np.concatenate([even_move[..., None], values[..., 1:], odd_move[..., None]], -1)

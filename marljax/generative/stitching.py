@@ -15,7 +15,7 @@ from flax import struct
 
 from marljax.data.schema import MarketData
 from marljax.generative.books import market_data
-from marljax.generative.dataset import Dataset, condition_features
+from marljax.generative.dataset import Dataset, clock_step, condition_features
 from marljax.generative.interface import Anchor, Encoded, typical_variance
 from marljax.generative.networks import GeneratorNetwork
 from marljax.generative.wgan_gp import GanState, networks
@@ -83,7 +83,7 @@ def generate_rows(generator: Generator, key: jax.Array, condition: Condition, n_
     shape = (representation.n_products, representation.n_channels)
     width, n_latents = shape[0] * shape[1], len(generator.network.half_lives)
     variance = typical_variance(representation.regime_variance, condition.regime)
-    clock_step = representation.step_seconds * generator.window / jnp.maximum(representation.session_seconds, 1e-9)
+    passing = clock_step(representation, generator.window)
 
     def one_window(carry: tuple[Any, ...], key: jax.Array) -> tuple[Any, Any]:
         anchor, context, latents, present, clock = carry
@@ -94,7 +94,7 @@ def generate_rows(generator: Generator, key: jax.Array, condition: Condition, n_
         scores, latents = out
         rows, anchor = representation.decode(scores.reshape(-1, *shape), anchor)
         context = jnp.concatenate([context, scores])[-generator.context :]
-        return (anchor, context, latents, jnp.float32(1.0), clock + clock_step), rows
+        return (anchor, context, latents, jnp.float32(1.0), clock + passing), rows
 
     latent_key, window_key = jax.random.split(key)
     keys = jax.random.split(window_key, -(-n_steps // generator.window))
@@ -114,8 +114,7 @@ def draw_conditions(generator: Generator, key: jax.Array, n_sessions: int, n_ste
     """[n_sessions, ...] starts of training windows, early enough for `n_steps` to fit the session where they can."""
     rows = jax.random.randint(key, (n_sessions,), 0, len(generator.starts.clock))
     drawn = jax.tree.map(lambda x: x[rows], generator.starts)
-    representation = generator.representation
-    needed = representation.step_seconds * n_steps / jnp.maximum(representation.session_seconds, 1e-9)
+    needed = clock_step(generator.representation, n_steps)
     return replace(drawn, clock=jnp.clip(drawn.clock, 0.0, jnp.maximum(1.0 - needed, 0.0)))
 
 

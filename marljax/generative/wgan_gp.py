@@ -15,15 +15,17 @@ import optax
 from flax import struct
 
 from marljax.generative.config import GanConfig
-from marljax.generative.dataset import Batch, Dataset, Draw, draw_numbers, make_dataset, sample_batch
+from marljax.generative.dataset import Dataset, Draw, draw_numbers, make_dataset, sample_batch
 from marljax.generative.networks import CriticNetwork, GeneratorNetwork
 from marljax.generative.spectral import initial_singular_vectors, power_iteration, spectrally_normalised
+from marljax.generative.windows import Windows, between, derived_features, generated_windows, real_windows
 
 __all__ = [
     "CAUSES",
     "Dataset",
     "GanConfig",
     "GanState",
+    "critic_of",
     "gradient_penalty",
     "init",
     "make_dataset",
@@ -81,14 +83,20 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
     first = jax.tree.map(lambda x: x[0], batch)
     context = first.scores[: config.context]
     latents = first.noise[0, 0, -len(config.latent_half_lives) :]
-    inputs = (first.present, first.condition)
+    real = real_windows(batch)
     generator = generator_network.init(
-        generator_key, first.noise[0], latents, context, *inputs, dataset.representation.holding
+        generator_key,
+        first.noise[0],
+        latents,
+        context,
+        first.present,
+        real.condition[0],
+        dataset.representation.holding,
     )["params"]
     # Training begins from the best diagonal autoregression with correlated noise, and learns what that lacks.
     generator = generator | {"persistence": jnp.arctanh(dataset.persistence), "mixing": dataset.mixing}
-    derived = _derived(dataset, config, first.scores, first.regime)
-    critic = critic_network.init(critic_key, first.scores, derived, *inputs)["params"]
+    derived = derived_features(dataset, config, first.scores, first.anchor)
+    critic = critic_network.init(critic_key, first.scores, derived, first.present, real.condition[0])["params"]
     singular = power_iteration(critic, initial_singular_vectors(critic), _SQUARINGS)
     state = GanState(
         config=jax.tree.map(jnp.float32, config),
@@ -104,8 +112,8 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
         diverged=jnp.int32(0),
     )
     # Layers of norm 1 leave a chain of slope far below 1, which the penalty would take hundreds of steps to raise.
-    slopes = jax.vmap(jax.grad(_critic(critic_network, critic, state, dataset, batch), argnums=1))
-    steepness = jnp.sqrt(jnp.sum(jnp.square(slopes(jnp.arange(config.batch), batch.scores)), (1, 2)))
+    slopes = jax.vmap(jax.grad(critic_of(critic_network, critic, state, dataset, real), argnums=1))
+    steepness = jnp.sqrt(jnp.sum(jnp.square(slopes(jnp.arange(config.batch), real.scores)), (1, 2)))
     return replace(state, gain=1 / jnp.maximum(jnp.mean(steepness), 1e-6))
 
 
@@ -176,16 +184,16 @@ def _critic_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanStat
     config = state.config
     batch = sample_batch(draw, dataset, config)
     generator_network, network = networks(config, dataset.channels.shape[1])
-    fake = _generate(generator_network, state.generator, dataset, batch, config.context)
+    real, fake = real_windows(batch), generated_windows(generator_network, state.generator, dataset, batch, config)
+    both = jax.tree.map(lambda r, f: jnp.concatenate([r, f]), real, fake)
     singular = power_iteration(state.critic, state.singular, _SQUARINGS)
 
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
-        critic = _critic(network, params, replace(state, singular=singular), dataset, batch)
-        rows = jnp.tile(jnp.arange(config.batch), 2)
-        real_scores, fake_scores = jnp.split(jax.vmap(critic)(rows, jnp.concatenate([batch.scores, fake])), 2)
+        of = partial(critic_of, network, params, replace(state, singular=singular), dataset)
+        real_scores, fake_scores = jnp.split(jax.vmap(of(both))(jnp.arange(2 * config.batch), both.scores), 2)
         distance = jnp.mean(real_scores) - jnp.mean(fake_scores)
-        penalty = gradient_penalty(critic, batch.scores, fake, batch.mix)
-        apart = jnp.mean(jnp.sqrt(jnp.sum(jnp.square(batch.scores - fake), (1, 2))))
+        penalty = gradient_penalty(of(between(batch.mix, real, fake)), real.scores, fake.scores, batch.mix)
+        apart = jnp.mean(jnp.sqrt(jnp.sum(jnp.square(real.scores - fake.scores), (1, 2))))
         metrics = {"wasserstein": distance, "gradient_penalty": penalty, "reach": jnp.abs(distance) / apart}
         return config.penalty * penalty - distance, metrics
 
@@ -201,11 +209,11 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
     batch = sample_batch(draw, dataset, config)
     generator_network, network = networks(config, dataset.channels.shape[1])
     singular = power_iteration(state.critic, state.singular, _SQUARINGS)
-    critic = _critic(network, state.critic, replace(state, singular=singular), dataset, batch)
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-        fake = _generate(generator_network, params, dataset, batch, config.context)
-        return -jnp.mean(jax.vmap(critic)(jnp.arange(config.batch), fake)), fake
+        fake = generated_windows(generator_network, params, dataset, batch, config)
+        critic = critic_of(network, state.critic, replace(state, singular=singular), dataset, fake)
+        return -jnp.mean(jax.vmap(critic)(jnp.arange(config.batch), fake.scores)), fake.scores
 
     (value, fake), gradient = jax.value_and_grad(loss, has_aux=True)(state.generator)
     change, optimiser = _adam(config.generator_rate * _share(state)).update(gradient, state.generator_optimiser)
@@ -225,42 +233,19 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
     return state, {"generator_loss": value, "generator_gradient": optax.tree.norm(gradient), "spread": spread}
 
 
-def _critic(network: CriticNetwork, params: Any, state: GanState, dataset: Dataset, batch: Batch) -> Any:
-    """`critic(i, scores) -> float32[]`: what the critic thinks of a window under row i's conditions."""
+def critic_of(network: CriticNetwork, params: Any, state: GanState, dataset: Dataset, windows: Windows) -> Any:
+    """`critic(i, scores) -> float32[]`: what the critic thinks of scores under the conditions of window i."""
     config = state.config
     bounded = {"params": spectrally_normalised(params, state.singular) if config.spectral_norm else params}
 
     def score(i: jax.Array, scores: jax.Array) -> Any:
-        derived = _derived(dataset, config, scores, batch.regime[i])
-        return state.gain * network.apply(bounded, scores, derived, batch.present[i], batch.condition[i])
+        anchor, present = jax.tree.map(lambda x: x[i], (windows.anchor, windows.present))
+        # Nor may features of a window tell of a context that is hidden from the generator.
+        hidden = (jnp.arange(len(scores)) < config.context) & (present == 0)
+        derived = derived_features(dataset, config, jnp.where(hidden[:, None], 0.0, scores), anchor)
+        return state.gain * network.apply(bounded, scores, derived, present, windows.condition[i])
 
     return score
-
-
-def _derived(dataset: Dataset, config: GanConfig, scores: jax.Array, regime: jax.Array) -> Any:
-    """float32[L+W, P, D] features of scores float32[L+W, P*C]; D is 0 where the critic is not shown any."""
-    channels = scores.reshape(len(scores), len(regime), -1)
-    return dataset.representation.derive(channels, regime) if config.derived else channels[..., :0]
-
-
-def _generate(network: GeneratorNetwork, params: Any, dataset: Dataset, batch: Batch, n_context: int) -> Any:
-    """float32[B, L+W, P*C] for every row of the batch a context and a window, as the critic sees them.
-
-    The window follows a context that the generator drew itself, after the real one: trained on real contexts alone, it
-    would drift away when sessions are stitched. Where the context is hidden, the window is the session's first.
-    """
-
-    n_latents, holding = len(network.half_lives), dataset.representation.holding
-
-    def one(noise: jax.Array, scores: jax.Array, present: jax.Array, condition: jax.Array) -> jax.Array:
-        draw = partial(network.apply, {"params": params})
-        context = scores[:n_context]
-        first, latents = draw(noise[0], noise[0, 0, -n_latents:], context, present, condition, holding)
-        own = jnp.concatenate([context, first])[-n_context:]
-        second: Any = draw(noise[1], latents, own, jnp.float32(1.0), condition, holding)[0]
-        return jnp.where(present > 0, jnp.concatenate([own, second]), jnp.concatenate([context, first]))
-
-    return jax.vmap(one)(batch.noise, batch.scores, batch.present, batch.condition)
 
 
 def _share(state: GanState) -> jax.Array:

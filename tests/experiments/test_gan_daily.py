@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from marljax.data.schema import InputError
-from marljax.generative import bars
+from marljax.generative import bar_representation, bars
 from marljax.generative.dataset import make_dataset
 from marljax.generative.wgan_gp import GanConfig
 from stages import gan_index, gan_stocks
@@ -125,7 +125,7 @@ def test_no_training_goes_on_with_anothers_checkpoint(tmp_path):
     rng = np.random.default_rng(0)
     close = 100 * np.exp(np.cumsum(0.01 * rng.standard_normal((400, 1)), 0))
     training = bars.Bars.of_closes(close, np.zeros(400, np.int32), ("toy",))
-    dataset, encoded = make_dataset(bars.fit(training), training, TINY, 0)
+    dataset, encoded = make_dataset(bar_representation.fit(training), training, TINY, 0)
 
     def trained(config: GanConfig, seed: int) -> np.ndarray:
         found = kept_generators(dataset, encoded, config, 2, seed=seed, name="toy", out=tmp_path)[-1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from marljax.data.schema import InputError
-from marljax.generative import bars
+from marljax.generative import bar_representation, bars
 from marljax.generative.bars import Bars
 from marljax.generative.dataset import make_dataset
 from marljax.generative.interface import Anchor
@@ -51,8 +51,8 @@ def toy(ranged: bool, n: int = 1500) -> Bars:
 
 
 @functools.cache
-def fitted(ranged: bool) -> bars.BarRepresentation:
-    return bars.fit(toy(ranged))
+def fitted(ranged: bool) -> bar_representation.BarRepresentation:
+    return bar_representation.fit(toy(ranged))
 
 
 @pytest.mark.parametrize("ranged", [False, True])
@@ -136,14 +136,35 @@ def test_nothing_of_a_row_depends_on_later_rows():
 def test_derived_features_are_standard_and_differentiable(ranged):
     data, representation = toy(ranged), fitted(ranged)
     encoded = representation.encode(data, 0)
-    middle = jnp.ones(2, jnp.int32)
-    features = representation.derive(encoded.channels[1:500], middle)
+    anchor = Anchor(encoded.level[0], encoded.variance[1])
+    features = representation.derive(encoded.channels[1:500], anchor)
     assert features.shape == (499, 2, representation.n_derived)
     assert np.abs(np.asarray(features).mean(0)).max() < 1.0
     assert np.asarray(features).std() == pytest.approx(1, abs=0.3)
-    slope = jax.grad(lambda z: jnp.sum(representation.derive(z, middle)[-1]))(encoded.channels[1:40])
+    slope = jax.grad(lambda z: jnp.sum(representation.derive(z, anchor)[-1]))(encoded.channels[1:40])
     assert np.isfinite(slope).all()
     assert np.abs(slope)[-1].max() > 0.01
+
+
+def test_volume_follows_its_own_bar_where_it_did_in_the_training_part():
+    """Bars whose log volume rises by 0.5 with the log of their own size; channels of price and volume drawn apart."""
+    data = toy(True)
+    parts, _ = bars.take_apart(data)
+    size = np.asarray(bars.bar_variance(jnp.asarray(parts))) + parts[..., 1] ** 2
+    busy = data.replace(volume=data.volume * jnp.asarray(size / size.mean(0), jnp.float32) ** 0.25)
+    representation = bar_representation.fit(busy)
+    noise = jax.random.normal(jax.random.key(3), (4000, 2, 5))
+    encoded = representation.encode(busy)
+    drawn, _ = representation.decode(noise, Anchor(encoded.level[9], encoded.variance[10]))
+
+    def loading(some: Bars) -> np.ndarray:
+        parts, joined = bars.take_apart(some)
+        moved = 0.5 * np.log(np.asarray(bars.bar_variance(jnp.asarray(parts))) + parts[..., 1] ** 2 + 1e-7)
+        return np.array([np.corrcoef(moved[joined][:, p], parts[joined][:, p, -1])[0, 1] for p in range(2)])
+
+    assert (np.asarray(representation.volume_loading) > 0.3).all()
+    assert (loading(busy) > 0.4).all()
+    np.testing.assert_allclose(loading(drawn), loading(busy), atol=0.1)
 
 
 def test_regimes_hold_a_third_of_the_training_part_each():
@@ -186,4 +207,4 @@ def test_other_products_and_too_few_bars_are_refused():
     with pytest.raises(InputError, match="not those the representation was fitted on"):
         fitted(True).encode(toy(False))
     with pytest.raises(InputError, match="needs 64 bars"):
-        bars.fit(jax.tree.map(lambda x: x[:40], toy(True)))
+        bar_representation.fit(jax.tree.map(lambda x: x[:40], toy(True)))

@@ -189,10 +189,9 @@ def test_derived_features_are_those_of_the_books_that_the_channels_decode_to():
     representation = fit(data)
     encoded = representation.encode(data, seed=0)
     window = slice(500, 548)
-    regime = representation.regime(encoded.variance[500])
-    derived = jax.jit(type(representation).derive)(representation, encoded.channels[window], regime)
-    variance = jnp.take_along_axis(representation.regime_variance, regime[:, None], 1)[:, 0]
-    books = decoded(representation, encoded.channels[window], Anchor(representation.typical_mid, variance))
+    anchor = Anchor(encoded.level[499], encoded.variance[500])
+    derived = jax.jit(type(representation).derive)(representation, encoded.channels[window], anchor)
+    books = decoded(representation, encoded.channels[window], anchor)
     expected = np.asarray(transform(representation.features, books))
     assert derived.shape == (48, 2, representation.n_derived) == expected.shape
     assert np.isfinite(derived).all()
@@ -205,10 +204,11 @@ def test_derived_features_are_those_of_the_books_that_the_channels_decode_to():
 def test_gradients_reach_every_kind_of_channel_through_the_derived_features():
     data = toy_market(0, n_levels=2)
     representation = fit(data)
-    channels = representation.encode(data, seed=0).channels[100:130]
+    encoded = representation.encode(data, seed=0)
+    channels, anchor = encoded.channels[100:130], Anchor(encoded.level[99], encoded.variance[100])
 
     def total(channels):
-        return jnp.sum(jnp.square(representation.derive(channels, jnp.ones(2, jnp.int32))))
+        return jnp.sum(jnp.square(representation.derive(channels, anchor)))
 
     gradient = np.asarray(jax.grad(total)(channels))
     assert np.isfinite(gradient).all()
