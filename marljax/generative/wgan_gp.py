@@ -16,9 +16,18 @@ from flax import struct
 
 from marljax.generative.config import GanConfig
 from marljax.generative.dataset import Dataset, Draw, draw_numbers, make_dataset, sample_batch
+from marljax.generative.interface import Anchor
 from marljax.generative.networks import CriticNetwork, GeneratorNetwork
 from marljax.generative.spectral import initial_singular_vectors, power_iteration, spectrally_normalised
-from marljax.generative.windows import Windows, between, derived_features, generated_windows, real_windows
+from marljax.generative.windows import (
+    Seen,
+    Windows,
+    between,
+    derived_features,
+    distance,
+    generated_windows,
+    real_windows,
+)
 
 __all__ = [
     "CAUSES",
@@ -83,20 +92,20 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
     first = jax.tree.map(lambda x: x[0], batch)
     context = first.scores[: config.context]
     latents = first.noise[0, 0, -len(config.latent_half_lives) :]
-    real = real_windows(batch)
+    real = real_windows(dataset.representation, batch)
     generator = generator_network.init(
         generator_key,
         first.noise[0],
         latents,
         context,
         first.present,
-        real.condition[0],
+        real.seen.condition[0],
         dataset.representation.holding,
     )["params"]
     # Training begins from the best diagonal autoregression with correlated noise, and learns what that lacks.
     generator = generator | {"persistence": jnp.arctanh(dataset.persistence), "mixing": dataset.mixing}
     derived = derived_features(dataset, config, first.scores, first.anchor)
-    critic = critic_network.init(critic_key, first.scores, derived, first.present, real.condition[0])["params"]
+    critic = critic_network.init(critic_key, first.scores, derived, first.present, real.seen.condition[0])["params"]
     singular = power_iteration(critic, initial_singular_vectors(critic), _SQUARINGS)
     state = GanState(
         config=jax.tree.map(jnp.float32, config),
@@ -113,7 +122,7 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
     )
     # Layers of norm 1 leave a chain of slope far below 1, which the penalty would take hundreds of steps to raise.
     slopes = jax.vmap(jax.grad(critic_of(critic_network, critic, state, dataset, real), argnums=1))
-    steepness = jnp.sqrt(jnp.sum(jnp.square(slopes(jnp.arange(config.batch), real.scores)), (1, 2)))
+    steepness = distance(slopes(jnp.arange(config.batch), real.seen), jax.tree.map(jnp.zeros_like, real.seen))
     return replace(state, gain=1 / jnp.maximum(jnp.mean(steepness), 1e-6))
 
 
@@ -138,17 +147,18 @@ def train(key: jax.Array, dataset: Dataset, config: GanConfig) -> tuple[GanState
     return jax.lax.scan(lambda s, _: update(s, dataset), init(key, dataset, config), None, length=config.chunks)
 
 
-def gradient_penalty(critic: Any, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
+def gradient_penalty(critic: Any, real: Any, fake: Any, mix: jax.Array) -> jax.Array:
     """float32[] mean squared difference of the critic's gradient norm from 1 on lines between real and fake windows.
 
-    `critic(i, window) -> float32[]` scores row i's window, `real` and `fake` float32[B, ...], `mix` float32[B] in 0..1.
+    `critic(i, window) -> float32[]` scores row i's window; `real` and `fake` are trees of leaves float32[B, ...], `mix`
+    float32[B] in 0..1.
     """
 
-    def norm(i: jax.Array, x: jax.Array, y: jax.Array, share: jax.Array) -> jax.Array:
-        slope = jax.grad(critic, argnums=1)(i, share * x + (1 - share) * y)
-        return jnp.sqrt(jnp.sum(jnp.square(slope)) + 1e-12)
+    def norm(i: jax.Array, x: Any) -> jax.Array:
+        slope = jax.tree.leaves(jax.grad(critic, argnums=1)(i, x))
+        return jnp.sqrt(sum(jnp.sum(jnp.square(s)) for s in slope) + 1e-12)
 
-    return jnp.mean(jnp.square(jax.vmap(norm)(jnp.arange(len(real)), real, fake, mix) - 1))
+    return jnp.mean(jnp.square(jax.vmap(norm)(jnp.arange(len(mix)), between(mix, real, fake)) - 1))
 
 
 def relative_spread(real: jax.Array, fake: jax.Array) -> jax.Array:
@@ -184,18 +194,20 @@ def _critic_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanStat
     config = state.config
     batch = sample_batch(draw, dataset, config)
     generator_network, network = networks(config, dataset.channels.shape[1])
-    real, fake = real_windows(batch), generated_windows(generator_network, state.generator, dataset, batch, config)
+    real, fake = (
+        real_windows(dataset.representation, batch),
+        generated_windows(generator_network, state.generator, dataset, batch, config),
+    )
     both = jax.tree.map(lambda r, f: jnp.concatenate([r, f]), real, fake)
     singular = power_iteration(state.critic, state.singular, _SQUARINGS)
 
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
         of = partial(critic_of, network, params, replace(state, singular=singular), dataset)
-        real_scores, fake_scores = jnp.split(jax.vmap(of(both))(jnp.arange(2 * config.batch), both.scores), 2)
-        distance = jnp.mean(real_scores) - jnp.mean(fake_scores)
-        penalty = gradient_penalty(of(between(batch.mix, real, fake)), real.scores, fake.scores, batch.mix)
-        apart = jnp.mean(jnp.sqrt(jnp.sum(jnp.square(real.scores - fake.scores), (1, 2))))
-        metrics = {"wasserstein": distance, "gradient_penalty": penalty, "reach": jnp.abs(distance) / apart}
-        return config.penalty * penalty - distance, metrics
+        real_scores, fake_scores = jnp.split(jax.vmap(of(both))(jnp.arange(2 * config.batch), both.seen), 2)
+        gap = jnp.mean(real_scores) - jnp.mean(fake_scores)
+        penalty = gradient_penalty(of(between(batch.mix, real, fake)), real.seen, fake.seen, batch.mix)
+        reach = jnp.abs(gap) / jnp.mean(distance(real.seen, fake.seen))
+        return config.penalty * penalty - gap, {"wasserstein": gap, "gradient_penalty": penalty, "reach": reach}
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.critic)
     change, optimiser = _adam(config.critic_rate * _share(state)).update(gradient, state.critic_optimiser)
@@ -213,7 +225,7 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         fake = generated_windows(generator_network, params, dataset, batch, config)
         critic = critic_of(network, state.critic, replace(state, singular=singular), dataset, fake)
-        return -jnp.mean(jax.vmap(critic)(jnp.arange(config.batch), fake.scores)), fake.scores
+        return -jnp.mean(jax.vmap(critic)(jnp.arange(config.batch), fake.seen)), fake.seen.scores
 
     (value, fake), gradient = jax.value_and_grad(loss, has_aux=True)(state.generator)
     change, optimiser = _adam(config.generator_rate * _share(state)).update(gradient, state.generator_optimiser)
@@ -234,16 +246,17 @@ def _generator_step(state: GanState, draw: Draw, dataset: Dataset) -> tuple[GanS
 
 
 def critic_of(network: CriticNetwork, params: Any, state: GanState, dataset: Dataset, windows: Windows) -> Any:
-    """`critic(i, scores) -> float32[]`: what the critic thinks of scores under the conditions of window i."""
+    """`critic(i, seen) -> float32[]`: what the critic thinks of `seen` in the place of window i's."""
     config = state.config
     bounded = {"params": spectrally_normalised(params, state.singular) if config.spectral_norm else params}
 
-    def score(i: jax.Array, scores: jax.Array) -> Any:
-        anchor, present = jax.tree.map(lambda x: x[i], (windows.anchor, windows.present))
+    def score(i: jax.Array, seen: Seen) -> Any:
+        present = windows.present[i]
+        hidden = (jnp.arange(len(seen.scores)) < config.context) & (present == 0)
         # Nor may features of a window tell of a context that is hidden from the generator.
-        hidden = (jnp.arange(len(scores)) < config.context) & (present == 0)
-        derived = derived_features(dataset, config, jnp.where(hidden[:, None], 0.0, scores), anchor)
-        return state.gain * network.apply(bounded, scores, derived, present, windows.condition[i])
+        scores = jnp.where(hidden[:, None], 0.0, seen.scores)
+        derived = derived_features(dataset, config, scores, Anchor(windows.level[i], jnp.exp(seen.log_variance)))
+        return state.gain * network.apply(bounded, scores, derived, present, seen.condition)
 
     return score
 

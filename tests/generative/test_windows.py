@@ -9,9 +9,10 @@ import pytest
 
 from marljax.generative.books import decompose
 from marljax.generative.dataset import draw_numbers, make_dataset, sample_batch
+from marljax.generative.interface import Anchor
 from marljax.generative.representation import HALF_LIFE, fit
-from marljax.generative.wgan_gp import GanConfig, critic_of, init, networks
-from marljax.generative.windows import between, derived_features, generated_windows, real_windows
+from marljax.generative.wgan_gp import GanConfig, critic_of, gradient_penalty, init, networks
+from marljax.generative.windows import between, derived_features, distance, generated_windows, real_windows
 from tests.reference.generative import toy_market
 
 CONFIG = GanConfig(window=8, context=16, stride=3, hidden=8, latents=1, batch=64, context_dropout=0.3)
@@ -27,7 +28,7 @@ def shown():
     batch = sample_batch(drawn, dataset, CONFIG)
     fake = generated_windows(networks(CONFIG, 2)[0], state.generator, dataset, batch, CONFIG)
     starts = np.asarray(dataset.starts)[(np.asarray(drawn.uniform)[:, 0] * len(dataset.starts)).astype(int)]
-    return data, dataset, state, batch, real_windows(batch), fake, starts
+    return data, dataset, state, batch, real_windows(dataset.representation, batch), fake, starts
 
 
 def regime_by_hand(representation, variance: np.ndarray) -> np.ndarray:
@@ -39,15 +40,17 @@ def test_a_generated_window_stands_under_the_regime_that_its_own_context_leaves(
     _, dataset, _, batch, _, fake, _ = shown()
     representation, differs = dataset.representation, 0
     for b in np.flatnonzero(np.asarray(batch.present)):
-        anchor = jax.tree.map(lambda x, b=b: x[b], fake.anchor)
-        (parts, _), _ = representation.decode(fake.scores[b, : CONFIG.context].reshape(CONFIG.context, 2, -1), anchor)
+        anchor = Anchor(fake.level[b], jnp.exp(fake.seen.log_variance[b]))
+        (parts, _), _ = representation.decode(
+            fake.seen.scores[b, : CONFIG.context].reshape(CONFIG.context, 2, -1), anchor
+        )
         variance, decay = np.asarray(anchor.variance, np.float64), 0.5 ** (1 / HALF_LIFE)
         for move in np.asarray(parts.move, np.float64):
             variance = decay * variance + (1 - decay) * move**2
         np.testing.assert_array_equal(
-            np.asarray(fake.condition[b, :, :3]).argmax(-1), regime_by_hand(representation, variance)
+            np.asarray(fake.seen.condition[b, :, :3]).argmax(-1), regime_by_hand(representation, variance)
         )
-        differs += (np.asarray(fake.condition[b, :, :3]).argmax(-1) != np.asarray(batch.regime[b])).any()
+        differs += (np.asarray(fake.seen.condition[b, :, :3]).argmax(-1) != np.asarray(batch.regime[b])).any()
     assert differs > 5, "some contexts must leave another regime than the real rows did"
 
 
@@ -56,10 +59,20 @@ def test_the_anchor_of_a_generated_context_is_that_of_the_recorded_rows_it_begin
     data, dataset, _, batch, real, fake, starts = shown()
     seen = np.asarray(batch.present) > 0
     first = starts[seen] + CONFIG.window
-    np.testing.assert_array_equal(np.asarray(fake.anchor.level)[seen], np.asarray(data.double_mid)[first - 1])
-    np.testing.assert_allclose(np.asarray(fake.anchor.variance)[seen], np.asarray(dataset.variance)[first], rtol=1e-4)
-    np.testing.assert_array_equal(np.asarray(real.anchor.level), np.asarray(data.double_mid)[starts - 1])
-    np.testing.assert_array_equal(np.asarray(fake.anchor.variance)[~seen], np.asarray(real.anchor.variance)[~seen])
+    np.testing.assert_array_equal(np.asarray(fake.level)[seen], np.asarray(data.double_mid)[first - 1])
+    for windows, rows in ((fake, first), (real, starts[seen])):
+        variance = np.exp(np.asarray(windows.seen.log_variance)[seen])
+        np.testing.assert_allclose(variance, np.asarray(dataset.variance)[rows], rtol=1e-4)
+    np.testing.assert_array_equal(np.asarray(real.level), np.asarray(data.double_mid)[starts - 1])
+
+
+def test_a_window_without_context_begins_with_what_is_typical_of_its_regime():
+    _, dataset, _, batch, real, fake, _ = shown()
+    typical = np.asarray(dataset.representation.regime_variance)
+    for b in np.flatnonzero(np.asarray(batch.present) == 0):
+        expected = [typical[p, r] for p, r in enumerate(np.asarray(batch.regime[b]))]
+        for windows in (real, fake):
+            np.testing.assert_allclose(np.exp(windows.seen.log_variance[b]), expected, rtol=1e-4)
 
 
 def test_real_windows_stand_under_the_regime_before_their_first_row():
@@ -73,7 +86,7 @@ def test_real_windows_stand_under_the_regime_before_their_first_row():
         for move in moves[begin + 1 : first]:
             variance = decay * variance + (1 - decay) * move**2
         assert (
-            np.asarray(real.condition[b, :, :3]).argmax(-1).tolist()
+            np.asarray(real.seen.condition[b, :, :3]).argmax(-1).tolist()
             == regime_by_hand(dataset.representation, variance).tolist()
         )
 
@@ -83,7 +96,7 @@ def test_the_clock_of_a_generated_window_is_one_window_later():
     passing = dataset.representation.step_seconds * CONFIG.window / dataset.representation.session_seconds
     clock = np.asarray(batch.clock) + np.where(batch.present > 0, float(passing), 0)
     clock = np.where(batch.present > 0, np.minimum(clock, 1), clock)
-    np.testing.assert_allclose(fake.condition[:, 0, 3], np.cos(np.pi * clock), atol=1e-5)
+    np.testing.assert_allclose(fake.seen.condition[:, 0, 3], np.cos(np.pi * clock), atol=1e-5)
 
 
 @pytest.mark.parametrize("present", [0.0, 1.0])
@@ -91,8 +104,10 @@ def test_a_hidden_context_tells_the_critic_nothing(present):
     _, dataset, state, _, real, _, _ = shown()
     windows = real.replace(present=jnp.full(CONFIG.batch, present))
     critic = critic_of(networks(CONFIG, 2)[1], state.critic, state, dataset, windows)
-    other = jnp.roll(windows.scores, 1, 0).at[:, CONFIG.context :].set(windows.scores[:, CONFIG.context :])
-    one, two = (jax.vmap(critic)(jnp.arange(CONFIG.batch), x) for x in (windows.scores, other))
+    known = windows.seen.scores
+    other = jnp.roll(known, 1, 0).at[:, CONFIG.context :].set(known[:, CONFIG.context :])
+    rows = jnp.arange(CONFIG.batch)
+    one, two = (jax.vmap(critic)(rows, windows.seen.replace(scores=x)) for x in (known, other))
     assert (np.abs(np.asarray(one - two)).max() > 1e-3) == (present > 0)
     if present == 0:
         np.testing.assert_array_equal(one, two)
@@ -101,18 +116,37 @@ def test_a_hidden_context_tells_the_critic_nothing(present):
 def test_windows_between_mix_every_condition():
     _, _, _, _, real, fake, _ = shown()
     middle = between(jnp.full(CONFIG.batch, 0.25), real, fake)
-    np.testing.assert_allclose(middle.condition, 0.25 * real.condition + 0.75 * fake.condition, atol=1e-6)
     np.testing.assert_allclose(
-        middle.anchor.variance, 0.25 * real.anchor.variance + 0.75 * fake.anchor.variance, rtol=1e-5
+        middle.seen.condition, 0.25 * real.seen.condition + 0.75 * fake.seen.condition, atol=1e-6
     )
-    assert middle.anchor.level.dtype == jnp.int32
+    assert middle.level.dtype == jnp.int32
+    np.testing.assert_allclose(middle.level, 0.25 * real.level + 0.75 * fake.level, atol=1)
 
 
 def test_derived_features_depend_on_the_variance_before_the_first_row():
     """Moves are in units of that variance: four times as much doubles them."""
     _, dataset, _, _, real, _, _ = shown()
-    calm = jax.tree.map(lambda x: x[0], real.anchor)
+    calm = Anchor(real.level[0], jnp.exp(real.seen.log_variance[0]))
     wild = calm.replace(variance=4 * calm.variance)
-    one, two = (derived_features(dataset, CONFIG, real.scores[0], anchor) for anchor in (calm, wild))
+    one, two = (derived_features(dataset, CONFIG, real.seen.scores[0], anchor) for anchor in (calm, wild))
     volatility = dataset.representation.features.feature_names.index("volatility")
     assert (np.asarray(two)[10:16, :, volatility] > np.asarray(one)[10:16, :, volatility]).mean() > 0.8
+
+
+def test_a_critics_slope_is_bounded_in_what_it_is_told_beside_the_scores():
+    """Real and generated windows stand under different conditions: a slope there is penalised as one in the scores."""
+    _, _, _, batch, real, fake, _ = shown()
+
+    def critic(i, seen):
+        return 5 * seen.condition.sum() + 3 * seen.log_variance.sum()
+
+    squared = 25 * real.seen.condition[0].size + 9 * real.seen.log_variance[0].size
+    expected = (np.sqrt(squared) - 1) ** 2
+    assert float(gradient_penalty(critic, real.seen, fake.seen, batch.mix)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_distances_are_over_all_that_is_seen():
+    _, _, _, _, real, fake, _ = shown()
+    pairs = zip(jax.tree.leaves(real.seen), jax.tree.leaves(fake.seen), strict=True)
+    expected = np.sqrt(sum(((np.asarray(x) - np.asarray(y)) ** 2).reshape(CONFIG.batch, -1).sum(1) for x, y in pairs))
+    np.testing.assert_allclose(distance(real.seen, fake.seen), expected, rtol=1e-5)
