@@ -2,14 +2,25 @@
 
 Books mostly repeat themselves: flags say of the touch and of every level whether it stays as it was in the row before,
 and what stays is held in channels to the last bit.
+
+A channel has several marginal maps, its columns, where one would not do: the tick grid allows only even or only odd
+moves once the spread is known; a mid that moves far is one that was traded through, so that traded volume has a map for
+every size of the move, and the share of it that takers bought one for every direction. Which column holds is known
+from the move, before volume and sign are read, so that they follow it by construction.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from marljax.generative.books import Numbers, Parts
 from marljax.generative.interface import Holding
 from marljax.generative.marginals import Marginals
+
+SIZES = (1 / 3, 2 / 3, 0.9)
+"""Quantiles of the training part's moves, but for those of zero, between which traded volume has maps of its own."""
+
+_FEWEST_VALUES = 64
 
 
 def holding_of(marginals: Marginals, k: int) -> Holding:
@@ -22,7 +33,7 @@ def holding_of(marginals: Marginals, k: int) -> Holding:
         levels = touch + 1 + side * k + np.arange(k)
         flag[2 + side * (k - 1) :][: k - 1] = levels[1:]
         flag[2 * k + side * k :][:k] = levels
-    half = np.full((1, n_products, n_channels + 1), 0.5)
+    half = np.full((1, n_products, marginals.knots.shape[1]), 0.5)
     thresholds = np.where(flag >= 0, marginals.to_scores(half)[0][:, flag], np.inf)
     block = n_channels * np.arange(n_products)[:, None]
     return Holding(
@@ -89,14 +100,51 @@ def values_of(parts: Parts, joined: np.ndarray, scale: np.ndarray, noise: np.ran
     return np.concatenate(columns, -1)
 
 
-def by_parity(values: np.ndarray, move: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """float64[T, P, C+1]: a second column of moves at the end, for odd ones, where the first is for even ones.
+def columns(k: int) -> np.ndarray:
+    """int[C + 7] the channel that each column of the marginal maps is of: all C of them, then the move where it is odd,
+    volume by how far the mid moved, where it did, and the sign where it rose and where it fell."""
+    volume, sign = 4 * k, 4 * k + 1
+    return np.concatenate([np.arange(6 * k + 3), [0], np.full(len(SIZES) + 1, volume), [sign, sign]])
 
-    The tick grid allows only even or only odd moves once the spread is known. Where `apart` bool[P] each column holds
-    its own, the other's NaN: one map for both would make moves of a coarse lattice too large. Elsewhere both columns
-    hold all moves, or a generator whose spreads change too often would draw too many of the larger, odd ones.
+
+def move_column(odd: jax.Array, k: int) -> jax.Array:
+    """int[...] the column that holds the move, given whether it is `odd` bool[...]."""
+    return jnp.where(odd, 6 * k + 3, 0)
+
+
+def flow_columns(move: jax.Array, edges: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """int[..., P] the columns that hold volume and sign, given the mid's move [..., P] and `edges` [P, len(SIZES)], the
+    sizes that tell its classes apart, all in half ticks."""
+    volume, sign, first = 4 * k, 4 * k + 1, 6 * k + 4
+    size = jnp.sum(jnp.abs(move)[..., None] > edges, -1)
+    volume_column = jnp.where(move == 0, volume, first + size)
+    rose = first + len(SIZES) + 1
+    return volume_column, jnp.where(move > 0, rose, jnp.where(move < 0, rose + 1, sign))
+
+
+def pick(values: jax.Array, column: jax.Array) -> jax.Array:
+    """[..., P] of values [..., P, C'] those in `column` int[..., P]."""
+    return jnp.take_along_axis(values, column[..., None], -1)[..., 0]
+
+
+def in_columns(values: np.ndarray, move: np.ndarray, edges: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """float64[T, P, C+7] for fitting the maps: values float64[T, P, C] in the columns that hold them, else NaN.
+
+    Odd and even moves are told apart where `coarse` bool[P]: one map for both would make moves of a coarse lattice too
+    large. Elsewhere both columns hold all moves, or a generator whose spreads change too often would draw too many of
+    the larger, odd ones. So do columns that too few rows would fill.
     """
-    odd = move % 2 == 1
-    even_move = np.where(odd & apart, np.nan, values[..., 0])
-    odd_move = np.where(~odd & apart, np.nan, values[..., 0])
-    return np.concatenate([even_move[..., None], values[..., 1:], odd_move[..., None]], -1)
+    k = (values.shape[-1] - 3) // 6
+    spread_out = values[..., columns(k)]
+    volume, sign = (np.asarray(x) for x in flow_columns(jnp.asarray(move), jnp.asarray(edges), k))
+    odd = np.asarray(move_column(jnp.asarray(move % 2 == 1), k))
+    chosen_of = {0: odd, 4 * k: volume, 4 * k + 1: sign}
+    for column, channel in enumerate(columns(k)):
+        if channel not in chosen_of:
+            continue
+        chosen = chosen_of[channel]
+        own = chosen == column
+        enough = np.sum(own & np.isfinite(spread_out[..., column]), 0) >= _FEWEST_VALUES
+        apart = coarse if chosen is odd else enough
+        spread_out[..., column] = np.where(own | ~apart, spread_out[..., column], np.nan)
+    return spread_out

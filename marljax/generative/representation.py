@@ -22,7 +22,17 @@ from flax import struct
 from marljax.data.schema import InputError, MarketData, Product
 from marljax.features import FeatureConfig, FeaturePipeline, transform
 from marljax.features import fit as fit_features
-from marljax.generative.book_values import by_parity, hold, holding_of, values_of
+from marljax.generative.book_values import (
+    SIZES,
+    columns,
+    flow_columns,
+    hold,
+    holding_of,
+    in_columns,
+    move_column,
+    pick,
+    values_of,
+)
 from marljax.generative.books import Numbers, Parts, decompose, next_mid
 from marljax.generative.interface import N_REGIMES, Anchor, Encoded, Holding, regime_of
 from marljax.generative.marginals import Marginals, fit_marginals
@@ -63,7 +73,8 @@ DERIVED = FeatureConfig(
 class Representation:
     """The fitted map between books and channels. Everything in it comes from the training part."""
 
-    marginals: Marginals  # of the channels, then of the move where it is odd
+    marginals: Marginals  # of every column, see book_values.columns
+    move_edges: jax.Array  # int32[P, len(SIZES)] half ticks, quantiles of the sizes of moves
     holding: Holding  # of the touch, and of each level's gap and size
     long_run: jax.Array  # float32[P] half ticks squared, mean squared move
     clustering: jax.Array  # float32[P] how far the scale follows the trailing variance, 0 (not at all) to 0.95
@@ -118,10 +129,12 @@ class Representation:
         variance = _trailing_variance(parts.move, joined, np.asarray(self.long_run))
         noise = None if seed is None else np.random.default_rng(seed)
         values = values_of(parts, joined, np.asarray(self.scale(jnp.asarray(variance))), noise)
-        move = np.asarray(parts.move)
-        scores = self.marginals.to_scores(by_parity(values, move, np.ones(move.shape[1], bool)))
-        channels = scores[..., :-1]
-        channels[..., 0] = np.where(move % 2 == 1, scores[..., -1], channels[..., 0])
+        move, k = jnp.asarray(parts.move), self.n_levels
+        scores = self.marginals.to_scores(values[..., columns(k)])
+        channels = scores[..., : self.n_channels]
+        chosen = (move_column(move % 2 == 1, k), *flow_columns(move, self.move_edges, k))
+        for channel, column in zip((0, 4 * k, 4 * k + 1), chosen, strict=True):
+            channels[..., channel] = np.take_along_axis(scores, np.asarray(column)[..., None], -1)[..., 0]
         unknown = np.isnan(values)
         channels[unknown] = 0.0 if noise is None else noise.standard_normal(int(unknown.sum()))
         channels = hold(self.holding, channels.astype(np.float32))
@@ -153,14 +166,14 @@ class Representation:
         spread = jnp.maximum(values[..., 1], 1)
         gaps, sizes = _deep(values, k)
 
-        def step(carry: tuple[jax.Array, jax.Array], scaled: jax.Array) -> tuple[Any, jax.Array]:
+        def step(carry: tuple[jax.Array, jax.Array], scaled: jax.Array) -> tuple[Any, Any]:
             mid, variance = carry
             move = scaled * self.scale(variance)
-            return (mid + move, next_variance(variance, move)), mid + move
+            return (mid + move, next_variance(variance, move)), (mid + move, move)
 
         start = (anchor.level.astype(jnp.float32), anchor.variance)
-        _, double_mid = jax.lax.scan(step, start, moves)
-        volume = jnp.maximum(values[..., 4 * k], 0)
+        _, (double_mid, move) = jax.lax.scan(step, start, moves)
+        volume, sign = self._flow(values, move)
         bid, n = (double_mid - spread) / 2, len(channels)
         book = MarketData(
             bid_price=jnp.concatenate([bid[..., None], bid[..., None] - jnp.cumsum(gaps[..., 0, :], -1)], -1),
@@ -169,7 +182,7 @@ class Representation:
             bid_size=sizes[..., 0, :],
             ask_size=sizes[..., 1, :],
             trade_volume=volume,
-            trade_imbalance=jnp.clip(values[..., 4 * k + 1], -1, 1) * volume,
+            trade_imbalance=sign * volume,
             pnl=jnp.full(volume.shape, jnp.nan),
             valid=jnp.ones(volume.shape, bool),
             seconds=self.step_seconds * jnp.arange(n),
@@ -180,17 +193,22 @@ class Representation:
         return transform(self.features, book)
 
     def _values_of(self, channels: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """float32[W, P, C+1] values, and float32[W, P] scaled moves.
+        """float32[W, P, C+7] values in columns, and float32[W, P] scaled moves.
 
-        The double mid is odd where the spread is, so that the spreads say which moves are odd and follow the last
-        column's map; `before` int32[P] is the double mid of the row before.
+        The double mid is odd where the spread is, so that the spreads say which moves are odd; `before` int32[P] is the
+        double mid of the row before.
         """
-        scores = jnp.concatenate([channels, channels[..., :1]], -1)
+        scores = channels[..., columns(self.n_levels)]
         values = jnp.clip(self.marginals.to_values(scores), -_LARGEST_UNIT, _LARGEST_UNIT)
         spread = jnp.maximum(jnp.round(values[..., 1]).astype(jnp.int32), 1)
         odd = jnp.diff(spread, axis=0, prepend=before[None]) % 2 == 1
         still = self.holding.held(channels.reshape(len(channels), -1)).reshape(channels.shape)[..., 0]
-        return values, jnp.where(still, 0.0, jnp.where(odd, values[..., -1], values[..., 0]))
+        return values, jnp.where(still, 0.0, pick(values, move_column(odd, self.n_levels)))
+
+    def _flow(self, values: jax.Array, move: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """float32[W, P] traded volume and the share that takers bought less the share they sold, -1 to 1."""
+        volume, sign = (pick(values, x) for x in flow_columns(move, self.move_edges, self.n_levels))
+        return jnp.maximum(volume, 0), jnp.clip(sign, -1, 1)
 
     def _books(
         self, values: jax.Array, scaled_move: jax.Array, anchor: Anchor
@@ -198,8 +216,6 @@ class Representation:
         whole = jnp.round(values).astype(jnp.int32)
         spread = jnp.maximum(whole[..., 1], 1)
         gaps, sizes = _deep(whole, self.n_levels)
-        volume = jnp.maximum(whole[..., 4 * self.n_levels], 0)
-        bought = jnp.round(jnp.clip(values[..., 4 * self.n_levels + 1], -1, 1) * volume).astype(jnp.int32)
 
         def step(now: Anchor, inputs: tuple[jax.Array, jax.Array]) -> tuple[Anchor, tuple[jax.Array, jax.Array]]:
             scaled, width = inputs
@@ -209,7 +225,9 @@ class Representation:
             return Anchor(mid, next_variance(now.variance, move)), (mid, move)
 
         after, (double_mid, move) = jax.lax.scan(step, anchor, (scaled_move, spread))
-        imbalance = jnp.clip(bought, -volume, volume)
+        traded, sign = self._flow(values, move)
+        volume = jnp.round(traded).astype(jnp.int32)
+        imbalance = jnp.clip(jnp.round(sign * volume).astype(jnp.int32), -volume, volume)
         sides = (gaps[..., 0, :], gaps[..., 1, :], sizes[..., 0, :], sizes[..., 1, :])
         return (Parts(move, spread, *sides, volume, imbalance), double_mid), after
 
@@ -266,10 +284,14 @@ def fit(training: MarketData) -> Representation:
     everywhere = np.ones(mid.shape)
     everywhere[joined] = scale
     values = values_of(parts, joined, everywhere, np.random.default_rng(0))[joined]
-    marginals = fit_marginals(by_parity(values, np.asarray(parts.move)[joined], long_run < _COARSE))
+    # A product that never moves has no sizes to tell apart.
+    sizes = [np.abs(x[x != 0]) if (x != 0).any() else np.zeros(1) for x in moves.T]
+    move_edges = np.stack([np.quantile(x, SIZES).astype(np.int32) for x in sizes])
+    marginals = fit_marginals(in_columns(values, np.asarray(parts.move)[joined], move_edges, long_run < _COARSE))
     seconds = np.asarray(training.seconds, np.float64)
     return Representation(
         marginals=marginals,
+        move_edges=jnp.asarray(move_edges),
         holding=holding_of(marginals, training.n_levels),
         long_run=jnp.asarray(long_run),
         clustering=jnp.asarray(clustering, jnp.float32),

@@ -216,6 +216,31 @@ def test_gradients_reach_every_kind_of_channel_through_the_derived_features():
     assert all(reached[name] for name in ("move", "spread", "bid_size_1", "ask_size_1", "bid_size_2", "sign"))
 
 
+def test_volume_follows_the_size_of_the_move_and_its_sign_the_direction_by_construction():
+    """In the market each half tick trades 20 lots, bought where the mid rises; channels are drawn independently."""
+    data = toy_market(0, n_steps=4000, n_levels=1, scale=20.0)
+    move = np.asarray(decompose(data)[0].move)
+    rng = np.random.default_rng(0)
+    volume = (20 * np.abs(move) * rng.uniform(0.5, 1.5, move.shape)).astype(int)
+    bought = (np.sign(move) * volume * rng.uniform(0.2, 1.0, move.shape)).astype(int)
+    busy = data.replace(trade_volume=jnp.asarray(volume), trade_imbalance=jnp.asarray(bought))
+    representation = fit(busy)
+    encoded = representation.encode(busy)
+    noise = jax.random.normal(jax.random.key(0), (6000, 2, representation.n_channels))
+    drawn = decoded(representation, noise, Anchor(encoded.level[9], encoded.variance[10]))
+
+    def ties(some: MarketData) -> np.ndarray:
+        parts, joined = decompose(some)
+        pairs = ((np.abs(parts.move), parts.volume), (np.sign(parts.move), np.sign(parts.imbalance)))
+        return np.array([[np.corrcoef(x[joined][:, p], y[joined][:, p])[0, 1] for p in range(2)] for x, y in pairs])
+
+    real, made = ties(busy), ties(drawn)
+    assert (real > 0.8).all()
+    assert (made[0] > 0.6 * real[0]).all()
+    assert (made[1] > 0.9).all()
+    assert_round_trip(representation, busy, 3, 40)
+
+
 def test_what_a_book_repeats_is_flagged_and_held_to_the_last_bit():
     """A touch that stays put for half of the rows stays put as often in channels."""
     data = toy_market(0, n_levels=2)
