@@ -33,10 +33,11 @@ def volatility_targeted(allocate: Allocate, target: jax.Array | float, gross: ja
     def targeted(covariance: jax.Array, budget: jax.Array | None = None) -> jax.Array:
         weights = allocate(covariance, budget)
         volatility = jnp.sqrt(jnp.diagonal(covariance))
-        largest = jnp.max(jnp.where(weights > 0, weights * volatility, 0.0))
+        held = weights > 0
+        largest = jnp.max(jnp.where(held, weights * volatility, 0.0))
         # In units of the largest position's risk, so that variances of 1e-40 are as good as those of one.
-        risk = jnp.where(weights > 0, weights * volatility / largest, 0.0)
-        correlation = jnp.where(weights > 0, covariance / jnp.outer(volatility, volatility), 0.0)
+        risk = jnp.where(held, weights * volatility / largest, 0.0)
+        correlation = jnp.where(held[:, None] & held, covariance / jnp.outer(volatility, volatility), 0.0)
         return weights * jnp.minimum(gross, target / (largest * jnp.sqrt(risk @ correlation @ risk)))
 
     return targeted

@@ -135,7 +135,7 @@ def _jumped(correlation: jax.Array, jump: jax.Array | float) -> jax.Array:
 
 
 def _log_density(standard: jax.Array, correlation: jax.Array) -> jax.Array:
-    """Of the direction of `standard` float32[P] where all pairs have `correlation` float32[] in [0, 1), less a constant.
+    """Of the direction of `standard` float32[P], all pairs having `correlation` float32[] in [0, 1); less a constant.
 
     -log|R|/2 - P/2 log(u'R^-1 u), with the eigenvalues of R: one along the mean of the products, one across it.
     """

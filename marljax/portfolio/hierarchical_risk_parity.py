@@ -32,16 +32,19 @@ def hierarchical_risk_parity(covariance: jax.Array, budget: jax.Array | None = N
     risk = jnp.where(active, capital * volatility, 0.0)
     both = active[:, None] & active
     shared = jnp.where(both, correlation, 0.0) * jnp.outer(risk, risk)
-    weights = jnp.where(active, 1.0, 0.0)
-    first, end = jnp.zeros_like(place), jnp.full_like(place, jnp.sum(active))
-    for _ in range((place.shape[0] - 1).bit_length()):
+
+    def halve(state: tuple[jax.Array, jax.Array, jax.Array], _: None):
+        weights, first, end = state
         middle = first + (end - first) // 2
         left = place < middle
         together = both & (first[:, None] == first)
         own = together & (left[:, None] == left)
         weights = weights * _share(own, together & ~own, shared, capital, budget)
         splits = end - first > 1
-        first, end = jnp.where(left | ~splits, first, middle), jnp.where(left & splits, middle, end)
+        return (weights, jnp.where(left | ~splits, first, middle), jnp.where(left & splits, middle, end)), None
+
+    whole = (jnp.ones_like(risk), jnp.zeros_like(place), jnp.full_like(place, jnp.sum(active)))
+    (weights, _, _), _ = jax.lax.scan(halve, whole, length=(place.shape[0] - 1).bit_length())
     return normalise(weights, active)
 
 

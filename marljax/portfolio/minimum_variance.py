@@ -22,9 +22,9 @@ _PRICE_TOLERANCE = 1e-6
 def minimum_variance(covariance: jax.Array, budget: jax.Array | None = None) -> jax.Array:
     """Weights of least variance. float32[P], >= 0, sum 1.
 
-    `covariance` float32[P, P], symmetric positive definite, any unit; where it has NaN, so have the weights. Of
-    `budget` float32[P] >= 0 only zeros count: such a product gets weight zero, as if it were not there. In float32
-    weights are good to 1e-4 for correlations of condition number up to 1e6 and up to 500 products.
+    `covariance` float32[P, P], symmetric positive definite, any unit; where it has NaN or is singular to float32, the
+    weights are NaN. Of `budget` float32[P] >= 0 only zeros count: such a product gets weight zero, as if it were not
+    there. In float32 weights are good to 1e-4 for correlations of condition number up to 1e6 and up to 500 products.
     """
     _, active, volatility, correlation = standardise(covariance, budget)
     identity = jnp.eye(active.shape[0], dtype=covariance.dtype)

@@ -89,9 +89,10 @@ def standardise(covariance: jax.Array, budget: jax.Array | None) -> tuple[jax.Ar
 
 
 def normalise(weights: jax.Array, active: jax.Array) -> jax.Array:
-    """What every allocator ends with: weights float32[P] of the `active` bool[P], none of the others, sum one."""
+    """What allocators end with: weights float32[P] of the `active` bool[P], sum one; all NaN if one is not finite."""
     weights = jnp.where(active, weights, 0.0)
-    return weights / weights.sum()
+    total = weights.sum()
+    return weights / jnp.where(jnp.isfinite(total), total, jnp.nan)
 
 
 def _solve(correlation: jax.Array, budget: jax.Array, exposure: jax.Array) -> jax.Array:
