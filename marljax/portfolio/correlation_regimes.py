@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marljax.data.schema import InputError
 from marljax.portfolio import covariance as moments
 
 _MOST_CORRELATION = 0.95
@@ -52,6 +53,19 @@ class RegimeState:
     probability: jax.Array  # float32[] in [0, 1], that the next step is of the stressed regime
     correlation: jax.Array  # float32[P, P] expected of the next step: those of both regimes, mixed by it
     steps: jax.Array  # int32[] seen
+
+
+def checked(regimes: Regimes) -> Regimes:
+    """`regimes` itself, on the host. Raises InputError naming the number that means nothing."""
+    above = {"volatility_halflife": 0, "correlation_halflife": 0, "jump": 0, "evidence": 0}
+    above |= {"calm_duration": 1, "stress_duration": 1, "warm_up": -1}
+    for name, low in above.items():
+        value = float(getattr(regimes, name))
+        if not value > low:
+            raise InputError(f"{name} of the correlation regimes must be above {low}, got {value:g}")
+    if not regimes.jump < 1:
+        raise InputError(f"jump of the correlation regimes must be below 1, got {float(regimes.jump):g}")
+    return regimes
 
 
 def init(n_products: int) -> RegimeState:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marljax.data.schema import InputError
 from marljax.portfolio import correlation_regimes as regimes
 from marljax.portfolio import covariance as plain
 from tests.reference import allocation as reference
@@ -192,6 +193,25 @@ def test_every_number_of_the_regimes_acts(name):
     changed = ASSUMED.replace(**{name: 0.5 * getattr(ASSUMED, name)})
     difference = _correlations(_aware(returns, changed)[0]) - _correlations(_aware(returns, ASSUMED)[0])
     assert np.abs(difference).max() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jump", 1.0),
+        ("jump", 0.0),
+        ("calm_duration", 1.0),
+        ("stress_duration", np.nan),
+        ("evidence", 0.0),
+        ("volatility_halflife", 0.0),
+        ("correlation_halflife", -1.0),
+        ("warm_up", -1.0),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_by_name(name, value):
+    assert regimes.checked(ASSUMED) is ASSUMED
+    with pytest.raises(InputError, match=f"{name} of the correlation regimes must be"):
+        regimes.checked(ASSUMED.replace(**{name: value}))
 
 
 def test_update_is_traced_once_for_all_numbers_and_vmaps():
