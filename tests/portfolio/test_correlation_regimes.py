@@ -167,7 +167,7 @@ def test_covariance_is_positive_definite_with_few_or_constant_observations(n_row
     state = regimes.init(8)
     for row in returns[:n_rows]:
         state = _update(state, row, ASSUMED.replace(warm_up=jnp.float32(warm_up)))
-    got = np.asarray(regimes.covariance(state, shrinkage, 1e-3), np.float64)
+    got = np.asarray(_covariance(state, shrinkage, 1e-3), np.float64)
     assert np.isfinite(got).all()
     np.testing.assert_array_equal(got, got.T)
     volatility = np.sqrt(np.diag(got))
@@ -176,6 +176,7 @@ def test_covariance_is_positive_definite_with_few_or_constant_observations(n_row
 
 
 _update = jax.jit(regimes.update)
+_covariance = jax.jit(regimes.covariance)
 
 
 def test_one_product_has_volatility_and_no_regime():
@@ -220,5 +221,5 @@ def test_update_is_traced_once_for_all_numbers_and_vmaps():
     for halflife in (5.0, 10.0, 20.0):
         numbers = jax.tree.map(jnp.float32, ASSUMED.replace(volatility_halflife=halflife))
         state = update(state, jnp.ones(3) * halflife, numbers)
-    states = jax.vmap(regimes.update, in_axes=(None, 0, None))(state, jnp.ones((2, 3)), ASSUMED)
+    states = jax.jit(jax.vmap(regimes.update, in_axes=(None, 0, None)))(state, jnp.ones((2, 3)), ASSUMED)
     chex.assert_shape(states.correlation, (2, 3, 3))
