@@ -102,7 +102,7 @@ def test_a_jump_of_correlations_is_known_ten_times_sooner_at_no_more_noise_in_ca
         known = jumps[name][:, BEGIN:END, PAIRS].mean(-1) > (CALM + STRESSED) / 2
         delay[name] = np.median(np.where(known.any(1), known.argmax(1), END - BEGIN))
     # With equal memory the plain average never gets half way in a hundred steps; one that does is far noisier in calm.
-    assert delay["aware"] <= 6
+    assert delay["aware"] <= 8
     assert delay["slow"] >= 10 * delay["aware"]
     assert noise["aware"] <= noise["slow"]
     assert delay["fast"] >= 3 * delay["aware"]
