@@ -104,13 +104,14 @@ def covariance(
     smaller, with few observations or none. `volatility_floor` float32[], the smallest volatility per step in units of
     the returns: what a product that never moved is given.
     """
-    share = state.squared_weight / jnp.maximum(state.weight, 1.0) ** 2
-    several = share < 1.0 - 1e-6
-    unbiased = state.covariance / jnp.where(several, 1.0 - share, 1.0)
-    variance = jnp.maximum(jnp.diagonal(unbiased), jnp.square(volatility_floor))
-    volatility = jnp.sqrt(variance)
-    correlation = _with_unit_diagonal(unbiased / jnp.outer(volatility, volatility))
-    return _rescale(shrink(correlation, shrinkage, target), volatility, floor)
+    scale = volatility(state, volatility_floor)
+    correlation = with_unit_diagonal(_unbiased(state) / jnp.outer(scale, scale))
+    return rescale(shrink(correlation, shrinkage, target), scale, floor)
+
+
+def volatility(state: CovarianceState, volatility_floor: jax.Array | float = 1e-8) -> jax.Array:
+    """Standard deviation per step, corrected for bias, at least the floor. float32[P], unit of the returns."""
+    return jnp.sqrt(jnp.maximum(jnp.diagonal(_unbiased(state)), jnp.square(volatility_floor)))
 
 
 def shrink(correlation: jax.Array, intensity: jax.Array | float, target: Target = "diagonal") -> jax.Array:
@@ -141,15 +142,20 @@ def ledoit_wolf(
     if target == "diagonal":
         shared_noise = jnp.zeros((), returns.dtype)
     else:
-        mean_correlation = _mean_correlation(correlation)
+        shared = mean_correlation(correlation)
         skewed = (standard**3).T @ standard / n_steps - correlation
         off_diagonal = skewed.sum() - jnp.trace(skewed)
-        shared_noise = jnp.trace(noise) + mean_correlation * off_diagonal
+        shared_noise = jnp.trace(noise) + shared * off_diagonal
     distance = jnp.sum((correlation - _target(correlation, target)) ** 2)
     error = (noise.sum() - shared_noise) / n_steps
     tiny = jnp.finfo(returns.dtype).eps * n_products
     intensity = jnp.where(distance > tiny, jnp.clip(error / jnp.maximum(distance, tiny), 0.0, 1.0), 0.0)
-    return _rescale(shrink(_with_unit_diagonal(correlation), intensity, target), volatility, floor), intensity
+    return rescale(shrink(with_unit_diagonal(correlation), intensity, target), volatility, floor), intensity
+
+
+def kept(halflife: jax.Array | float) -> jax.Array:
+    """Share of its weight that an observation keeps for one step: 2^(-1 / halflife)."""
+    return 1.0 - _forgotten(halflife)
 
 
 def _forgotten(halflife: jax.Array | float) -> jax.Array:
@@ -157,12 +163,20 @@ def _forgotten(halflife: jax.Array | float) -> jax.Array:
     return -jnp.expm1(-jnp.log(2.0) / jnp.asarray(halflife, jnp.float32))
 
 
-def _with_unit_diagonal(correlation: jax.Array) -> jax.Array:
+def _unbiased(state: CovarianceState) -> jax.Array:
+    share = state.squared_weight / jnp.maximum(state.weight, 1.0) ** 2
+    several = share < 1.0 - 1e-6
+    return state.covariance / jnp.where(several, 1.0 - share, 1.0)
+
+
+def with_unit_diagonal(correlation: jax.Array) -> jax.Array:
+    """`correlation` float32[P, P] with rounding undone: ones on the diagonal, nothing beyond them."""
     identity = jnp.eye(correlation.shape[0], dtype=correlation.dtype)
     return jnp.where(identity > 0, 1.0, jnp.clip(correlation, -1.0, 1.0))
 
 
-def _mean_correlation(correlation: jax.Array) -> jax.Array:
+def mean_correlation(correlation: jax.Array) -> jax.Array:
+    """float32[] mean of the pairs' correlations in float32[P, P], zero for one product."""
     n_products = correlation.shape[0]
     return (correlation.sum() - jnp.trace(correlation)) / max(n_products * (n_products - 1), 1)
 
@@ -172,11 +186,12 @@ def _target(correlation: jax.Array, target: Target) -> jax.Array:
     if target == "diagonal":
         return identity
     if target == "constant_correlation":
-        return jnp.where(identity > 0, 1.0, _mean_correlation(correlation))
+        return jnp.where(identity > 0, 1.0, mean_correlation(correlation))
     raise ValueError(f"target must be diagonal or constant_correlation, got {target!r}")
 
 
-def _rescale(correlation: jax.Array, volatility: jax.Array, floor: jax.Array | float) -> jax.Array:
+def rescale(correlation: jax.Array, volatility: jax.Array, floor: jax.Array | float) -> jax.Array:
+    """The covariance of `correlation` float32[P, P], `floor` of the identity mixed in, and `volatility` float32[P]."""
     identity = jnp.eye(correlation.shape[0], dtype=correlation.dtype)
     mixed = (1.0 - floor) * correlation + floor * identity
     return mixed * jnp.outer(volatility, volatility)

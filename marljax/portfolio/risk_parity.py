@@ -24,7 +24,7 @@ def risk_parity(covariance: jax.Array, budget: jax.Array | None = None) -> jax.A
     good to 1e-4 for correlations of condition number up to 1e6 and up to 500 products with budgets of one size; uneven
     budgets (1:1000) ask for a condition number below 1e4. `risk_contributions` tells how close they came.
     """
-    budget, active, volatility, correlation = _standardise(covariance, budget)
+    budget, active, volatility, correlation = standardise(covariance, budget)
     identity = jnp.eye(budget.shape[0], dtype=covariance.dtype)
     # A product without budget becomes an independent one beside the others, which keeps every division finite.
     correlation = jnp.where(active[:, None] & active, correlation, identity)
@@ -41,7 +41,7 @@ def risk_parity(covariance: jax.Array, budget: jax.Array | None = None) -> jax.A
         return jax.scipy.linalg.cho_solve((factor, True), vector)
 
     exposure = jax.lax.custom_root(optimality, jnp.sqrt(budget), solve, tangent)
-    return _normalise(exposure / volatility, active)
+    return normalise(exposure / volatility, active)
 
 
 def inverse_volatility(covariance: jax.Array, budget: jax.Array | None = None) -> jax.Array:
@@ -49,8 +49,8 @@ def inverse_volatility(covariance: jax.Array, budget: jax.Array | None = None) -
 
     Arguments and result as in `risk_parity`.
     """
-    budget, active, volatility, _ = _standardise(covariance, budget)
-    return _normalise(budget / volatility, active)
+    budget, active, volatility, _ = standardise(covariance, budget)
+    return normalise(budget / volatility, active)
 
 
 def equal_weight(covariance: jax.Array, budget: jax.Array | None = None) -> jax.Array:
@@ -58,8 +58,8 @@ def equal_weight(covariance: jax.Array, budget: jax.Array | None = None) -> jax.
 
     Arguments and result as in `risk_parity`.
     """
-    budget, active, _, _ = _standardise(covariance, budget)
-    return _normalise(budget, active)
+    budget, active, _, _ = standardise(covariance, budget)
+    return normalise(budget, active)
 
 
 def risk_contributions(weights: jax.Array, covariance: jax.Array) -> jax.Array:
@@ -76,8 +76,8 @@ def risk_contributions(weights: jax.Array, covariance: jax.Array) -> jax.Array:
     return jnp.where(total > 0, contribution / jnp.where(total > 0, total, 1.0), 0.0)
 
 
-def _standardise(covariance: jax.Array, budget: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(budget with sum one, which products have one, volatility, correlation)."""
+def standardise(covariance: jax.Array, budget: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """What every allocator begins with: (budget with sum one, which products have one, volatility, correlation)."""
     n_products = covariance.shape[-1]
     if covariance.shape != (n_products, n_products):
         raise ValueError(f"covariance must be [P, P], got {covariance.shape}; vmap over batches")
@@ -88,9 +88,11 @@ def _standardise(covariance: jax.Array, budget: jax.Array | None) -> tuple[jax.A
     return budget / budget.sum(), budget > 0, volatility, correlation
 
 
-def _normalise(weights: jax.Array, active: jax.Array) -> jax.Array:
+def normalise(weights: jax.Array, active: jax.Array) -> jax.Array:
+    """What allocators end with: weights float32[P] of the `active` bool[P], sum one; all NaN if one is not finite."""
     weights = jnp.where(active, weights, 0.0)
-    return weights / weights.sum()
+    total = weights.sum()
+    return weights / jnp.where(jnp.isfinite(total), total, jnp.nan)
 
 
 def _solve(correlation: jax.Array, budget: jax.Array, exposure: jax.Array) -> jax.Array:
