@@ -70,6 +70,15 @@ class Desk(Environment):
         return obs, (obs, inner), {"trader": of_traders, "meta": reward[None]}, *ends, {}
 
 
+@dataclasses.dataclass(frozen=True)
+class Costly(Desk):
+    """The same with a cost, the sum of the traders' squared actions."""
+
+    def step_env(self, key, state, action, params):
+        *step, _ = super().step_env(key, state, action, params)
+        return *step, {"cost": jnp.sum(action["trader"] ** 2)}
+
+
 @struct.dataclass
 class BudgetParams:
     cost: jax.Array = 1.0  # float32[] of a squared action
