@@ -17,8 +17,8 @@ from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.data.schema import InputError
 from marljax.portfolio.meta_controller import ask, observation_size, split
-from tests.reference import allocation
-from tests.reference.allocation import N_SHARED, Allocation, Desk
+from tests.reference import capital
+from tests.reference.capital import N_SHARED, Allocation, Desk
 from tests.reference.tasks import Task
 
 FORMS = {
@@ -105,7 +105,7 @@ def test_the_network_is_that_of_the_oracle(form):
         carry, slow = network.init_carry(), np.zeros((3, network.hidden[-1]))
         for x in observations(3):
             ours, carry = apply(params, x, carry)
-            theirs, slow = allocation.agent_set(params, x, slow, 3, N_SHARED)
+            theirs, slow = capital.agent_set(params, x, slow, 3, N_SHARED)
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
             if network.recurrent:
                 np.testing.assert_allclose(carry.reshape(3, -1), slow, rtol=1e-4, atol=1e-5)

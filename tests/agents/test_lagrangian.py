@@ -15,7 +15,7 @@ from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.data.schema import InputError
 from marljax.runtime import checkpoint
-from tests.reference.allocation import SIGNALS, Budget, BudgetParams, Costly
+from tests.reference.capital import SIGNALS, Budget, BudgetParams, Costly
 
 PLAIN = BudgetParams(jnp.float32(1.0), jnp.float32(1.0))
 LIMIT = 0.05

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marljax.envs.priced import Priced, PricedParams
-from tests.reference.allocation import Budget, BudgetParams, Costly
+from tests.reference.capital import Budget, BudgetParams, Costly
 
 PLAIN = BudgetParams(jnp.float32(1.0), jnp.float32(1.0))
 
