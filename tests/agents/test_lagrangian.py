@@ -19,7 +19,7 @@ from tests.reference.capital import SIGNALS, Budget, BudgetParams, Costly
 
 PLAIN = BudgetParams(jnp.float32(1.0), jnp.float32(1.0))
 LIMIT = 0.05
-CHUNKS = 150
+CHUNKS = 100
 PPO_CONFIG = PPOConfig(
     n_envs=64,
     n_steps=32,
