@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marljax.agents.agent_set import AgentSet
 from marljax.agents.attention import Attention
 from marljax.agents.memory import GRU
 from marljax.agents.networks import MLP
@@ -20,6 +21,8 @@ FORMS = {
     "perceptron": TanhGaussianPolicy(2, MLP((8,))),
     "memory": TanhGaussianPolicy(2, GRU((8,))),
     "attention": TanhGaussianPolicy(2, Attention((8,), tokens=2, heads=2)),
+    "agents": TanhGaussianPolicy(3, AgentSet(2, (8,), n_shared=2)),
+    "agents with memory": TanhGaussianPolicy(3, AgentSet(2, (4,), n_shared=2, recurrent=True)),
     "discrete": CategoricalPolicy(3, masked=True, network=MLP((8, 4))),
 }
 forms = pytest.mark.parametrize("form", FORMS)
@@ -56,7 +59,7 @@ def test_an_exported_program_does_what_the_agent_holds_best_for_any_number_of_ob
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
     for n in (1, 7):
         obs = observations(n)
-        if form != "memory":
+        if not ours.policy.network.recurrent:
             got, expected = program.call(obs), ours.act(obs)[0]
         else:
             memory = jnp.zeros((n, 8))
