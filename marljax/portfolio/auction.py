@@ -11,6 +11,8 @@ that is mean - risk_aversion * variance * w. Correlated ones bid given what the 
 market clears at what everybody holds: the portfolio of the best mean and variance within the limits.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -31,21 +33,16 @@ class Bids:
 
 @struct.dataclass
 class Supply:
-    """The capital there is. An asset class for every agent, K of them."""
+    """The capital there is. Where asset classes are not limited both of the last are None, which is static."""
 
     gross: jax.Array  # float32[] for all agents together [fraction of equity]
     cap: jax.Array  # float32[A] per agent [fraction of equity]
-    asset_class: jax.Array  # int32[A] in [0, K)
-    class_cap: jax.Array  # float32[K] per asset class [fraction of equity]
-
-    @classmethod
-    def of_one_class(cls, gross: jax.Array, cap: jax.Array) -> "Supply":
-        """Without caps on asset classes."""
-        return cls(gross, cap, jnp.zeros(cap.shape, jnp.int32), jnp.full(1, jnp.inf, cap.dtype))
+    asset_class: jax.Array | None = None  # int32[A] in [0, K)
+    class_cap: jax.Array | None = None  # float32[K] per asset class [fraction of equity]
 
     def without(self, agent: jax.Array) -> "Supply":
         """The same for all but one agent (int32[]), which can get nothing."""
-        return self.replace(cap=self.cap.at[agent].set(0.0))
+        return dataclasses.replace(self, cap=self.cap.at[agent].set(0.0))
 
 
 @struct.dataclass
@@ -64,6 +61,10 @@ def clear(bids: Bids, supply: Supply) -> Clearing:
     equal parts of their caps. An asset class is first cleared alone: what its agents get there is the most that they
     can get, and its price the least that they pay. Derivatives are those of the outcome where it is differentiable.
     """
+
+    if supply.class_cap is None:
+        weights, scarcity = _sell(bids, supply.gross, supply.cap)
+        return Clearing(weights, jnp.broadcast_to(scarcity, weights.shape), scarcity)
 
     def alone(index: jax.Array, most: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _sell(bids, most, jnp.where(supply.asset_class == index, supply.cap, 0.0))

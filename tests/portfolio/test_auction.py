@@ -26,7 +26,7 @@ def _bids(value, slope) -> Bids:
 
 
 def _supply(gross: float, cap) -> Supply:
-    return Supply.of_one_class(jnp.float32(gross), jnp.asarray(cap, jnp.float32))
+    return Supply(jnp.float32(gross), jnp.asarray(cap, jnp.float32))
 
 
 def _market(seed: int, n: int) -> tuple[Bids, Supply]:
@@ -292,11 +292,21 @@ def test_an_agent_without_variance_does_not_spoil_the_market(silent):
     np.testing.assert_array_equal(nothing.weights, np.zeros(3))
 
 
+def test_agents_who_earn_the_same_way_make_room_for_one_another():
+    # 10 C w = m for every one of twelve, so w = m / (10 v (1 + 11 * 0.9)); whoever bid as if alone would ask for ten
+    # times that, then for nothing.
+    covariance = 1e-4 * (0.9 + 0.1 * np.eye(12))
+    outcome, _ = _auction(
+        jnp.full(12, 0.002), jnp.float32(covariance), jnp.float32(10.0), _supply(30.0, np.full(12, 3))
+    )
+    np.testing.assert_allclose(outcome.weights, np.full(12, 2 / 10.9), rtol=1e-4)
+
+
 def test_the_guardrails_let_the_outcome_pass_untouched():
     limits = guardrails.limits(6, max_weight=0.3, leverage=0.8, cash_floor=0.1)
     for seed in range(10):
         mean, covariance = _correlated(seed, 6, 0.3)
-        supply = Supply.of_one_class(limits.gross, limits.max_weight)
+        supply = Supply(limits.gross, limits.max_weight)
         outcome, _ = _auction(jnp.float32(mean), jnp.float32(covariance), jnp.float32(2.0), supply)
         granted, _ = guardrails.project(outcome.weights, limits)
         np.testing.assert_array_equal(granted, outcome.weights)

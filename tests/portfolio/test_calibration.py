@@ -134,7 +134,7 @@ def test_calibrated_bids_move_capital_from_a_boaster_to_the_skilled():
     rng = np.random.default_rng(0)
     claims = _VOLATILITY * np.array([0.1, 0.5])
     realised = _VOLATILITY * rng.normal([0.1, 0.0], 1, (2000, 2))
-    supply = Supply.of_one_class(jnp.float32(1.0), jnp.ones(2))
+    supply = Supply(jnp.float32(1.0), jnp.ones(2))
     known = prior(worth=1.0, deviation=1.0)
 
     def capital(calibration: Calibration) -> jax.Array:
