@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marljax.portfolio.guardrails import Guardrails
+
 _HALVINGS = 30
 _STEEPEST = 1e-6
 _LEAST_FALL = 1e-12
@@ -33,12 +35,27 @@ class Bids:
 
 @struct.dataclass
 class Supply:
-    """The capital there is. Where asset classes are not limited both of the last are None, which is static."""
+    """The capital there is, as in `Limits`: without caps on asset classes both of the last are None."""
 
     gross: jax.Array  # float32[] for all agents together [fraction of equity]
     cap: jax.Array  # float32[A] per agent [fraction of equity]
-    asset_class: jax.Array | None = None  # int32[A] in [0, K)
-    class_cap: jax.Array | None = None  # float32[K] per asset class [fraction of equity]
+    classes: jax.Array | None = None  # int32[A] each agent's asset class, from zero
+    class_cap: jax.Array | None = None  # float32[C] per asset class [fraction of equity]
+
+    @classmethod
+    def under(cls, rails: Guardrails, covariance: jax.Array) -> "Supply":
+        """What the guardrails let agents have whose returns have this covariance, float32[A, A].
+
+        Turnover, the volatility target and the brake are left to `guard`: they know what was held before, or take off
+        in proportion, at no price.
+        """
+        limits, gross = rails.limits, rails.limits.gross
+        if limits.long_leverage is not None:
+            gross = jnp.minimum(gross, limits.long_leverage)
+        cap = limits.max_weight
+        if rails.risk_budget is not None:
+            cap = jnp.minimum(cap, rails.risk_budget / _volatility(covariance))
+        return cls(gross, cap, limits.classes, limits.class_cap)
 
     def without(self, agent: jax.Array) -> "Supply":
         """The same for all but one agent (int32[]), which can get nothing."""
@@ -67,11 +84,11 @@ def clear(bids: Bids, supply: Supply) -> Clearing:
         return Clearing(weights, jnp.broadcast_to(scarcity, weights.shape), scarcity)
 
     def alone(index: jax.Array, most: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _sell(bids, most, jnp.where(supply.asset_class == index, supply.cap, 0.0))
+        return _sell(bids, most, jnp.where(supply.classes == index, supply.cap, 0.0))
 
     allowed, class_price = jax.vmap(alone)(jnp.arange(supply.class_cap.shape[0]), supply.class_cap)
     weights, scarcity = _sell(bids, supply.gross, jnp.sum(allowed, 0))
-    return Clearing(weights, jnp.maximum(scarcity, class_price[supply.asset_class]), scarcity)
+    return Clearing(weights, jnp.maximum(scarcity, class_price[supply.classes]), scarcity)
 
 
 def auction(
@@ -91,8 +108,7 @@ def auction(
         supply: of capital.
         rounds: of bidding, static.
     """
-    spread = jnp.sqrt(jnp.diagonal(covariance))
-    volatility = jnp.maximum(spread, jnp.maximum(_LEAST_VOLATILITY * jnp.max(spread), jnp.finfo(spread.dtype).tiny))
+    volatility = _volatility(covariance)
     crowding = jnp.sum(jnp.abs(covariance) / volatility, axis=1) / volatility
     slope = risk_aversion * volatility**2 * jnp.maximum(crowding, 1.0)
 
@@ -112,6 +128,13 @@ def auction(
     (_, expected, _), _ = jax.lax.scan(round_, (nothing, nothing, jnp.ones((), mean.dtype)), length=rounds - 1)
     bids = bid(expected)
     return clear(bids, supply), bids
+
+
+def _volatility(covariance: jax.Array) -> jax.Array:
+    """float32[A], positive: an agent that does nothing is not one that may do anything."""
+    volatility = jnp.sqrt(jnp.diagonal(covariance))
+    least = jnp.maximum(_LEAST_VOLATILITY * jnp.max(volatility), jnp.finfo(volatility.dtype).tiny)
+    return jnp.maximum(volatility, least)
 
 
 def _sell(bids: Bids, quantity: jax.Array, cap: jax.Array) -> tuple[jax.Array, jax.Array]:

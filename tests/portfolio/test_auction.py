@@ -35,7 +35,7 @@ def _market(seed: int, n: int) -> tuple[Bids, Supply]:
     supply = Supply(
         gross=np.float32(rng.uniform(0.1, 2)),
         cap=rng.uniform(0, 1, n).astype(np.float32),
-        asset_class=rng.integers(0, 3, n).astype(np.int32),
+        classes=rng.integers(0, 3, n).astype(np.int32),
         class_cap=rng.choice([rng.uniform(0.05, 1), np.inf], 3).astype(np.float32),
     )
     slope = 0.01 * np.exp(rng.normal(size=n) * rng.choice([0.0, 1.0, 2.0]))
@@ -44,7 +44,7 @@ def _market(seed: int, n: int) -> tuple[Bids, Supply]:
 
 def _excess(weights: jax.Array, supply: Supply) -> float:
     w = np.asarray(weights, np.float64)
-    by_class = np.bincount(np.asarray(supply.asset_class), w, len(supply.class_cap)) - np.asarray(supply.class_cap)
+    by_class = np.bincount(np.asarray(supply.classes), w, len(supply.class_cap)) - np.asarray(supply.class_cap)
     return max(by_class.max(), w.sum() - float(supply.gross), (w - np.asarray(supply.cap)).max(), -w.min())
 
 
@@ -111,7 +111,7 @@ def test_equals_the_best_allocation_and_its_shadow_prices_with_asset_classes(see
     bids, supply = _market(seed, n)
     outcome = _clear(bids, supply)
     value, slope, cap, of, class_cap = (
-        np.asarray(x) for x in (bids.value, bids.slope, supply.cap, supply.asset_class, supply.class_cap)
+        np.asarray(x) for x in (bids.value, bids.slope, supply.cap, supply.classes, supply.class_cap)
     )
     weights, _, _ = reference.best_allocation(value, np.diag(slope), cap, float(supply.gross), of, class_cap)
     np.testing.assert_allclose(outcome.weights, weights, atol=2e-5)
@@ -124,11 +124,11 @@ def test_equals_the_best_allocation_and_its_shadow_prices_with_asset_classes(see
 @pytest.mark.parametrize("seed", range(5))
 def test_prices_are_the_shadow_prices_of_the_limits(seed):
     bids, supply = _market(seed, 8)
-    bids = bids.replace(value=0.01 + np.abs(bids.value) + 0.02 * (supply.asset_class == 0))
+    bids = bids.replace(value=0.01 + np.abs(bids.value) + 0.02 * (supply.classes == 0))
     supply = supply.replace(gross=np.float32(0.6), class_cap=np.array([0.1, 0.8, 0.8], np.float32))
     outcome = _clear(bids, supply)
     value, slope, cap, of, class_cap = (
-        np.asarray(x) for x in (bids.value, bids.slope, supply.cap, supply.asset_class, supply.class_cap)
+        np.asarray(x) for x in (bids.value, bids.slope, supply.cap, supply.classes, supply.class_cap)
     )
     _, price, premium = reference.best_allocation(value, np.diag(slope), cap, 0.6, of, class_cap)
     assert price > 0.001
@@ -169,7 +169,7 @@ def test_derivatives_are_those_of_the_outcome(class_cap):
     supply = Supply(jnp.float32(0.5), jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.1]), of, jnp.array([class_cap, 1.0]))
     slopes = jax.jit(jax.jacrev(lambda b, s: clear(b, s).weights, argnums=(0, 1), allow_int=True))(bids, supply)
     value, slope, cap = (np.asarray(x, np.float64) for x in (bids.value, bids.slope, supply.cap))
-    of, class_cap = np.asarray(supply.asset_class), np.asarray(supply.class_cap, np.float64)
+    of, class_cap = np.asarray(supply.classes), np.asarray(supply.class_cap, np.float64)
 
     def best(value=value, slope=slope, gross=0.5):
         return reference.best_allocation(value, np.diag(slope), cap, gross, of, class_cap)[0]
@@ -237,7 +237,7 @@ def test_rounds_of_bidding_end_at_the_best_mean_variance_portfolio(seed, n, corr
     mean, covariance = _correlated(seed, n, correlation)
     _, supply = _market(seed, n)
     outcome, bids = _auction(jnp.float32(mean), jnp.float32(covariance), jnp.float32(risk_aversion), supply)
-    cap, of, class_cap = (np.asarray(x) for x in (supply.cap, supply.asset_class, supply.class_cap))
+    cap, of, class_cap = (np.asarray(x) for x in (supply.cap, supply.classes, supply.class_cap))
     weights, _, _ = reference.best_allocation(mean, risk_aversion * covariance, cap, float(supply.gross), of, class_cap)
     np.testing.assert_allclose(outcome.weights, weights, atol=1e-4)
     assert _excess(outcome.weights, supply) < 1e-6
@@ -302,14 +302,26 @@ def test_agents_who_earn_the_same_way_make_room_for_one_another():
     np.testing.assert_allclose(outcome.weights, np.full(12, 2 / 10.9), rtol=1e-4)
 
 
-def test_the_guardrails_let_the_outcome_pass_untouched():
-    limits = guardrails.limits(6, max_weight=0.3, leverage=0.8, cash_floor=0.1)
+def test_the_guardrails_let_the_outcome_pass_untouched_whichever_limit_makes_capital_scarce():
+    limits = guardrails.limits(
+        12, max_weight=0.3, leverage=0.8, cash_floor=0.1, long_leverage=0.7, classes=np.arange(12) % 3, class_cap=0.3
+    )
+    rails = guardrails.guardrails(limits, risk_budget=0.002)
+    nothing, cash = jnp.zeros(12), jnp.float32(1.0)
+    bound = {"class": 0, "budget": 0, "gross": 0}
     for seed in range(10):
-        mean, covariance = _correlated(seed, 6, 0.3)
-        supply = Supply(limits.gross, limits.max_weight)
-        outcome, _ = _auction(jnp.float32(mean), jnp.float32(covariance), jnp.float32(2.0), supply)
-        granted, _ = guardrails.project(outcome.weights, limits)
+        mean, covariance = (jnp.float32(x) for x in _correlated(seed, 12, 0.3))
+        supply = Supply.under(rails, covariance)
+        outcome, _ = _auction(mean, covariance, jnp.float32(2.0), supply)
+        _, granted, intervention = guardrails.guard(
+            rails, guardrails.released(cash), outcome.weights, nothing, covariance, cash
+        )
         np.testing.assert_array_equal(granted, outcome.weights)
+        assert not bool(intervention.any)
+        bound["class"] += int(np.max(outcome.price) > float(outcome.scarcity) + 1e-6)
+        bound["budget"] += int(np.any((outcome.weights == supply.cap) & (supply.cap < 0.29)))
+        bound["gross"] += int(float(outcome.weights.sum()) > 0.7 - 1e-5)
+    assert min(bound.values()) >= 2
 
 
 def test_the_auction_is_compiled_once_and_its_derivatives_are_finite():

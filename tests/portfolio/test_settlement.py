@@ -24,7 +24,7 @@ def _markets() -> tuple[Bids, Supply]:
     supply = Supply(
         gross=jnp.asarray(rng.uniform(0.1, 1, N_MARKETS), jnp.float32),
         cap=jnp.asarray(rng.uniform(0.05, 1, shape), jnp.float32),
-        asset_class=jnp.asarray(rng.integers(0, 2, shape), jnp.int32),
+        classes=jnp.asarray(rng.integers(0, 2, shape), jnp.int32),
         class_cap=jnp.asarray(rng.uniform(0.05, 1, (N_MARKETS, 2)), jnp.float32),
     )
     return bids, supply
@@ -137,7 +137,7 @@ def test_clarke_payments_are_the_others_loss_and_leave_each_its_part_in_the_tota
     bids, supply = jax.tree.map(lambda leaf: leaf[market], _markets())
     paid = _settled("clarke", bids, supply)[1].paid
     value, slope, cap, of, class_cap = (
-        np.asarray(x, np.float64) for x in (bids.value, bids.slope, supply.cap, supply.asset_class, supply.class_cap)
+        np.asarray(x, np.float64) for x in (bids.value, bids.slope, supply.cap, supply.classes, supply.class_cap)
     )
 
     def total(cap: np.ndarray) -> tuple[float, np.ndarray]:
