@@ -59,7 +59,7 @@ def describe(
     projected = granted / factor if factor > 0 else np.zeros_like(granted)
 
     def acted_on(flags: jax.Array) -> list[int]:
-        return [int(i) for i in acted_on(flags)]
+        return [int(i) for i in np.flatnonzero(flags)]
 
     def change(what: str, before: float, after: float, limit: str) -> str:
         return f"{what} from {before:.2f} to {after:.2f} by {limit}"
