@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from marljax.data.schema import InputError
+from marljax.envs.portfolio import base_weights
 from marljax.envs.product_agents import Holdings, lot_values, observe_products, trade_row
 from marljax.envs.tapes import CostConfig
 from marljax.envs.worlds import AllocationConfig, years_ahead
 from marljax.evaluation.backtest import costs_by_item, financing_by_item
-from marljax.portfolio.guardrails import guardrails
 from marljax.portfolio.limits import limits
 from marljax.portfolio.meta_controller import AGENT_FEATURES, split
 from tests.reference.books import random_market
@@ -26,17 +26,29 @@ from tests.reference.trading import Book, CashAccount, Costs
 from tests.reference.worlds import policies, portfolio
 
 
-def episode(env, params, actions, seed=0):
-    """(states, rewards, infos) after each block of an episode that starts at the first permitted block."""
-    state = env.start(params.starts[0], params)
+step = jax.jit(lambda env, *a: env.step_env(*a), static_argnums=0)
+BLOCKS = 8
 
-    def step(state, xs):
+
+@partial(jax.jit, static_argnums=0)
+def run_block(env, seed, state, asked, params, passive=False, hold=False):
+    return env.run_block(jax.random.key(seed), state, asked, params, passive=passive, hold=hold)
+
+
+@partial(jax.jit, static_argnums=0)
+def episode(env, params, actions):
+    """(states, rewards, infos) after each of `BLOCKS` blocks of an episode from the first permitted block on."""
+
+    def one(state, xs):
         i, action = xs
-        _, state, reward, _, _, info = env.step_env(jax.random.fold_in(jax.random.key(seed), i), state, action, params)
+        _, state, reward, _, _, info = env.step_env(jax.random.fold_in(jax.random.key(0), i), state, action, params)
         return state, (state, reward, info)
 
-    n = len(actions)
-    return jax.lax.scan(step, state, (jnp.arange(n), jnp.asarray(actions, jnp.float32)))[1]
+    return jax.lax.scan(one, env.start(params.starts[0], params), (jnp.arange(BLOCKS), actions))[1]
+
+
+def drawn(n_agents=3):
+    return jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BLOCKS, n_agents + 1)), jnp.float32)
 
 
 def book(data, t, p):
@@ -51,8 +63,7 @@ def cost_model(params, agent):
 
 def test_equity_is_capital_plus_what_every_account_made():
     env, params = portfolio(random_market(n_products=3, n_steps=200))
-    actions = np.random.default_rng(0).uniform(-1, 1, (8, 4))
-    states, _, infos = episode(env, params, actions)
+    states, _, infos = episode(env, params, drawn())
     earned = jax.vmap(Holdings.earned, (0, None))(states.holdings, params.world.costs)
     financing = states.holdings.financing
     np.testing.assert_allclose(
@@ -65,7 +76,7 @@ def test_equity_is_capital_plus_what_every_account_made():
 
 def test_no_exposure_changes_nothing_but_the_clock():
     env, params = portfolio(random_market(n_products=3))
-    states, rewards, _ = episode(env, params, np.tile([0.5, -0.5, 0.0, -1.0], (4, 1)))
+    states, rewards, _ = episode(env, params, jnp.tile(jnp.array([0.5, -0.5, 0.0, -1.0]), (BLOCKS, 1)))
     assert not jnp.any(rewards)
     assert jnp.all(states.equity == params.capital)
     assert not jnp.any(states.holdings.accounts.position)
@@ -78,7 +89,7 @@ def test_buying_and_holding_earns_what_a_plain_cash_account_earns():
     state, weights = env.start(0, params), jnp.array([0.3, 0.5])
     for block in range(12):
         state = state.replace(block=jnp.int32(block))
-        state, *_ = env.run_block(jax.random.key(0), state, weights, params, passive=True, hold=block > 0)
+        state, *_ = run_block(env, 0, state, weights, params, True, block > 0)
 
     for p in range(2):
         model = cost_model(params, p)
@@ -102,12 +113,11 @@ def crowded():
     """Four agents on three products, half a year of rows: (data, params, [(state, decision, rows)] block by block)."""
     data = random_market(1, n_products=3, n_steps=121, n_sessions=2, step_seconds=86_400.0 * 3, absent=0.0)
     env, params = portfolio(data, costs=PROMPT, product=[0, 1, 1, 2], leverage=1.6, max_weight=0.6, **RATES)
-    step = jax.jit(lambda i, state, asked: env.run_block(jax.random.key(i), state, asked, params))
     state, found = env.start(0, params), []
     for i, asked in enumerate(np.random.default_rng(0).uniform(0, 0.6, (24, 4)).astype(np.float32)):
         state = state.replace(block=jnp.int32(i))
         # Of agents that have little capital in the first blocks, much cash is left.
-        state, decision, rows, _ = step(i, state, asked * (0.3 if i < 6 else 1.0))
+        state, decision, rows, _ = run_block(env, i, state, asked * (0.3 if i < 6 else 1.0), params)
         found.append((state, decision, rows))
     return data, params, found
 
@@ -154,7 +164,7 @@ def test_capital_drifts_with_what_each_agent_earned(crowded):
 
 
 def test_a_decision_tells_what_was_seen_asked_for_and_granted(crowded):
-    _, params, found = crowded
+    *_, found = crowded
     for (before, *_), (_, decision, _) in itertools.pairwise(found):
         assert float(decision.equity) == float(before.equity)
         agents, _ = split(decision.observation)
@@ -193,12 +203,11 @@ def test_a_rebalance_scales_positions_with_capital_and_pays_the_book_for_it(fact
 
 
 def test_capital_that_nobody_moves_trades_nothing():
-    data = random_market(4, n_products=2, n_steps=100, absent=0.0)
-    env, params = portfolio(data)
+    env, params = portfolio(random_market(4, n_products=2, n_steps=60, absent=0.0))
     state, positions = env.start(0, params), []
-    for block in range(15):
+    for block in range(10):
         state = state.replace(block=jnp.int32(block))
-        state, *_ = env.run_block(jax.random.key(0), state, jnp.array([0.3, 0.4]), params, passive=True, hold=block > 0)
+        state, *_ = run_block(env, 0, state, jnp.array([0.3, 0.4]), params, True, block > 0)
         positions.append(np.asarray(state.holdings.accounts.position))
     assert (np.array(positions) == positions[0]).all()
     assert (positions[0] > 0).all()
@@ -207,53 +216,43 @@ def test_capital_that_nobody_moves_trades_nothing():
 def test_agents_of_one_product_trade_its_one_tape_through_accounts_of_their_own():
     data = random_market(3, n_products=2, n_steps=80)
     env, params = portfolio(data, costs=PROMPT, product=[1, 0, 1], leverage=1.5)
-    _, alone = portfolio(data, costs=PROMPT, product=[1])
     twins = jax.tree.map(lambda x: x.at[2].set(x[0]), params.world.policies)
     params = params.replace(world=params.world.replace(policies=twins))
-    alone = alone.replace(world=alone.world.replace(policies=jax.tree.map(lambda x: x[:1], twins)))
     assert params.world.tape.ladder.shape[0] == params.world.features.shape[0] == 2
-    asked = jnp.array([0.5, 0.2, 0.5])
-    _, _, rows, _ = env.run_block(jax.random.key(0), env.start(2, params), asked, params)
-    _, _, one, _ = env.run_block(jax.random.key(0), env.start(2, alone), asked[:1], alone)
-    np.testing.assert_array_equal(rows.position[:, 0], rows.position[:, 2])
-    np.testing.assert_array_equal(rows.position[:, :1], one.position)
-    np.testing.assert_array_equal(rows.net[:, :1], one.net)
-    assert (rows.position[:, 0] != rows.position[:, 1]).any()
-    assert rows.position[:, 0].any()
+    start = env.start(2, params)
+    _, _, together, _ = run_block(env, 0, start, jnp.array([0.5, 0.2, 0.5]), params)
+    _, _, alone, _ = run_block(env, 0, start, jnp.array([0.5, 0.0, 0.0]), params)
+    np.testing.assert_array_equal(together.position[:, 0], together.position[:, 2])
+    np.testing.assert_array_equal(together.position[:, 0], alone.position[:, 0])
+    np.testing.assert_array_equal(together.net[:, 0], alone.net[:, 0])
+    np.testing.assert_array_equal(together.net[:, 0], together.net[:, 2])
+    assert (together.position[:, 0] != together.position[:, 1]).any()
+    assert together.position[:, 0].any()
 
 
 def test_a_short_allocation_holds_the_opposite_and_its_agent_sees_its_own_side():
-    data = random_market(4, n_products=2, n_steps=60, absent=0.0)
-    env, params = portfolio(data, costs=PROMPT)
-    rails = guardrails(limits(2, leverage=1.0, max_short=0.5))
-    params = params.replace(rails=rails)
+    env, params = portfolio(random_market(4, n_products=2, n_steps=60, absent=0.0), costs=PROMPT)
+    params = params.replace(rails=params.rails.replace(limits=limits(2, leverage=1.0, max_short=0.5)))
     asked = jnp.array([0.4, -0.4])
-    state, decision, rows, _ = env.run_block(jax.random.key(0), env.start(2, params), asked, params, passive=True)
+    state, decision, rows, _ = run_block(env, 0, env.start(2, params), asked, params, True, False)
     np.testing.assert_array_equal(decision.granted, asked)
-    lots = np.asarray(rows.position[0]) * np.asarray(lot_values(params.blocks.start[2], params.world))
-    np.testing.assert_allclose(lots / float(params.capital), asked, atol=0.05)
+    value = np.asarray(rows.position[0]) * np.asarray(lot_values(params.blocks.start[2], params.world))
+    np.testing.assert_allclose(value / float(params.capital), asked, atol=0.05)
     held = state.holdings.accounts.position
     seen = observe_products(params.world, held, held.astype(jnp.float32), jnp.int32(20))
     np.testing.assert_array_equal(seen[:, -1], [1.0, 1.0])
 
 
-BOLD = np.tile([1.0, -1.0, 0.0, 1.0], (6, 1))
-
-
-def decisions(actions=BOLD, **allocation):
-    """Decisions of an episode under these settings, leaves [6, ...], and its states."""
-    data = random_market(2, n_products=3, n_steps=200)
-    states, _, infos = episode(*portfolio(data, **allocation), actions)
-    return infos["decision"], states
+BOLD = jnp.tile(jnp.array([1.0, -1.0, 0.0, 1.0]), (BLOCKS, 1))
 
 
 def test_turnover_is_limited_relative_to_what_the_drifted_portfolio_holds():
-    decision, _ = decisions(turnover=0.2)
+    data = random_market(2, n_products=3, n_steps=200)
+    decision, free = (episode(*portfolio(data, **one), BOLD)[2]["decision"] for one in ({"turnover": 0.2}, {}))
     moved = np.abs(decision.granted - decision.before).sum(axis=1)
     assert (moved <= 0.2 + 1e-5).all()
     assert moved[0] == pytest.approx(0.2, abs=1e-5)
     assert bool(decision.intervention.turnover[0])
-    free, _ = decisions()
     assert float(free.granted[0].sum()) == pytest.approx(1.0, abs=1e-5)
 
 
@@ -261,7 +260,7 @@ def test_the_volatility_target_bounds_the_granted_portfolios_volatility():
     env, params = portfolio(random_market(2, n_products=3, n_steps=200), volatility_target=0.4)
     _, _, infos = episode(env, params, BOLD)
     decision, start = infos["decision"], int(params.starts[0])
-    covariance = np.asarray(params.market.covariance[start : start + 6], np.float64) * env.rows_per_block
+    covariance = np.asarray(params.market.covariance[start : start + BLOCKS], np.float64) * env.rows_per_block
     volatility = np.sqrt(np.einsum("na,nab,nb->n", decision.granted, covariance, decision.granted))
     target = 0.4 * float(params.reward_scale)
     np.testing.assert_allclose(volatility, target, rtol=1e-4)
@@ -271,11 +270,10 @@ def test_the_volatility_target_bounds_the_granted_portfolios_volatility():
 def test_the_brake_sells_everything_in_a_drawdown_and_stays_out_while_it_rests():
     env, params = portfolio(random_market(2, n_products=3, n_steps=200), brake_drawdown=0.1, brake_cooldown=2)
     state, granted = env.start(params.starts[0], params), []
-    step = jax.jit(env.step_env)
     for i in range(5):
         if i == 2:
             state = state.replace(brake=state.brake.replace(peak=state.equity / 0.85))
-        _, state, *_, info = step(jax.random.key(i), state, jnp.array([0.0, 0.0, 0.0, 1.0]), params)
+        _, state, *_, info = step(env, jax.random.key(i), state, jnp.array([0.0, 0.0, 0.0, 1.0]), params)
         granted.append(float(info["decision"].granted.sum()))
         assert bool(info["decision"].intervention.brake) == (i in (2, 3))
         assert bool(jnp.any(state.holdings.accounts.position != 0)) == (i not in (2, 3))
@@ -283,17 +281,20 @@ def test_the_brake_sells_everything_in_a_drawdown_and_stays_out_while_it_rests()
 
 
 def test_risk_parity_as_mode_of_coordination_hears_no_action():
-    held, _ = decisions(coordination="risk_parity")
-    np.testing.assert_allclose(held.asked, held.base, rtol=1e-6)
-    asked, _ = decisions()
-    assert np.abs(asked.asked - asked.base).max() > 0.1
+    data = random_market(2, n_products=3, n_steps=200)
+    for coordination in ("risk_parity", "meta"):
+        env, params = portfolio(data, coordination=coordination, leverage=0.7)
+        state = env.start(params.starts[0], params)
+        asked, base = env.ask(state, BOLD[0], params), base_weights(state.block, params)
+        heard = np.abs(asked - 0.7 * base).max()
+        assert heard == 0 if coordination == "risk_parity" else heard > 0.1
 
 
 @given(arrays(np.float32, 4, elements=st.floats(-10, 10, width=32)), st.floats(0.2, 1.0), st.floats(0.4, 0.9))
 def test_no_action_breaks_the_limits(action, leverage, cap):
     env, params = portfolio(random_market(n_products=3), leverage=leverage, max_weight=cap)
     state = env.start(params.starts[0], params)
-    _, _, _, _, _, info = env.step_env(jax.random.key(0), state, jnp.asarray(action), params)
+    *_, info = step(env, jax.random.key(0), state, jnp.asarray(action), params)
     granted = np.asarray(info["decision"].granted)
     assert (granted >= 0).all()
     assert granted.sum() <= leverage + 1e-5
@@ -301,8 +302,8 @@ def test_no_action_breaks_the_limits(action, leverage, cap):
 
 
 def test_changing_the_future_changes_nothing_before_it():
-    data = random_market(n_products=3, n_steps=100)
-    later = jnp.arange(100)[:, None, None] >= 41
+    data = random_market(n_products=3, n_steps=200)
+    later = jnp.arange(200)[:, None, None] >= 46
     changed = data.replace(
         bid_price=jnp.where(later, data.bid_price - 500, data.bid_price),
         ask_price=jnp.where(later, data.ask_price - 400, data.ask_price),
@@ -311,39 +312,40 @@ def test_changing_the_future_changes_nothing_before_it():
     runs = []
     for market in (data, changed):
         env, params = portfolio(market)
-        states, rewards, infos = episode(env, params, np.random.default_rng(0).uniform(-1, 1, (7, 4)))
+        states, rewards, infos = episode(env, params, drawn())
         runs.append((states.equity, states.holdings, rewards, infos))
-    # The first permitted block starts at row 5; seven blocks of five rows end at row 40, marked at 40.
+    # The first permitted block starts at row 5; eight blocks of five rows end at row 45, marked at 45.
     assert int(params.blocks.start[params.starts[0]]) == 5
     chex.assert_trees_all_equal(*runs)
 
 
 def test_agents_are_flat_overnight_and_while_features_warm_up():
-    data = random_market(n_products=2, n_steps=80, n_sessions=2, absent=0.0)
+    data = random_market(n_products=2, n_steps=60, n_sessions=2, absent=0.0)
     data = data.replace(bid_size=data.bid_size + 100_000, ask_size=data.ask_size + 100_000)
     env, params = portfolio(data)
     state, positions = env.start(0, params), []
-    for block in range(16):
+    for block in range(12):
         state = state.replace(block=jnp.int32(block))
-        state, _, rows, _ = env.run_block(jax.random.key(0), state, jnp.array([0.4, 0.4]), params)
+        state, _, rows, _ = run_block(env, 0, state, jnp.array([0.4, 0.4]), params)
         positions += list(np.abs(np.asarray(rows.position)).sum(axis=1))
     positions = np.array(positions)
     assert (positions[:5] == 0).all()
     assert positions[10] > 0
-    assert positions[39] == 0
-    assert (positions[40:45] == 0).all()
-    assert positions[79] == 0
+    assert positions[29] == 0
+    assert (positions[30:35] == 0).all()
+    assert positions[40] > 0
+    assert positions[59] == 0
 
 
 def test_other_policies_are_other_data_and_not_another_program():
     env, params = portfolio(random_market(n_products=3))
     chex.clear_trace_counter()
-    step = jax.jit(chex.assert_max_traces(lambda *a: env.step_env(*a), n=1))
+    traced = jax.jit(chex.assert_max_traces(lambda *a: env.step_env(*a), n=1))
     equities = []
     for seed in range(3):
         agents = params.replace(world=params.world.replace(policies=policies(3, seed)))
         state = env.start(agents.starts[0], agents)
-        equities.append(float(step(jax.random.key(0), state, jnp.ones(4), agents)[1].equity))
+        equities.append(float(traced(jax.random.key(0), state, jnp.ones(4), agents)[1].equity))
     assert len(set(equities)) == 3
 
 
@@ -351,10 +353,10 @@ def test_a_drawdown_terminates_and_the_number_of_blocks_truncates():
     env, params = portfolio(random_market(n_products=3))
     state = env.start(params.starts[0], params)
     for i in range(4):
-        _, state, _, terminated, truncated, _ = env.step_env(jax.random.key(i), state, -jnp.ones(4), params)
+        _, state, _, terminated, truncated, _ = step(env, jax.random.key(i), state, -jnp.ones(4), params)
         assert (bool(terminated), bool(truncated)) == (False, i == 3)
     ruined = state.replace(peak=2 * state.equity)
-    *_, terminated, truncated, _ = env.step_env(jax.random.key(0), ruined, -jnp.ones(4), params)
+    *_, terminated, truncated, _ = step(env, jax.random.key(0), ruined, -jnp.ones(4), params)
     assert bool(terminated)
     assert not bool(truncated)
 
