@@ -19,8 +19,10 @@ from flax import struct
 
 from marljax.data.schema import InputError
 from marljax.portfolio.brake import Brake, BrakeState, apply_brake, brake, released
+from marljax.portfolio.feasible import least_turnover, nearest_allowed
+from marljax.portfolio.interventions import Intervention, describe
 from marljax.portfolio.limits import Limits, limits
-from marljax.portfolio.projection import Region, least_turnover, nearest, tolerance
+from marljax.portfolio.projection import tolerance
 
 __all__ = [
     "Brake",
@@ -30,6 +32,7 @@ __all__ = [
     "Limits",
     "apply_brake",
     "brake",
+    "describe",
     "guard",
     "guardrails",
     "limits",
@@ -55,61 +58,41 @@ class Guardrails:
     brake: Brake | None
 
 
-@struct.dataclass
-class Intervention:
-    """Which limits bound when weights were projected, so that every intervention can be logged."""
-
-    invalid: jax.Array  # bool[P] the weight asked for was not a number, or beyond a million times equity
-    long_cap: jax.Array  # bool[P] held at max_weight
-    short_cap: jax.Array  # bool[P] held at -max_short; for long-only, a short position was refused
-    leverage: jax.Array  # bool[] gross exposure held at leverage
-    cash: jax.Array  # bool[] gross exposure held at what the cash floor leaves
-    turnover: jax.Array  # bool[] not all of the trade was allowed
-    risk_budget: jax.Array  # bool[P] held at the weight that its risk budget allows
-    volatility: jax.Array  # float32[] factor that the volatility target put on all weights, at most one
-    brake: jax.Array  # bool[] everything was sold in a drawdown
-    overdraft: jax.Array  # float32[] turnover beyond its limit that the other limits forced [fraction of equity]
-    distance: jax.Array  # float32[] Euclidean distance between asked for and allowed [fraction of equity]
-
-    @property
-    def any(self) -> jax.Array:
-        """bool[] whether any limit changed the weights."""
-        products = self.invalid | self.long_cap | self.short_cap | self.risk_budget
-        portfolio = self.leverage | self.cash | self.turnover | (self.volatility < 1) | self.brake
-        return jnp.any(products) | portfolio
-
-
 def project(weights: jax.Array, limits: Limits, previous: jax.Array | None = None) -> tuple[jax.Array, Intervention]:
     """The nearest weights that the limits allow, and which limits bound.
 
     `weights` float32[P] as asked for. `previous` float32[P] is what is held before the rebalance; without it turnover
     is not limited. Where `previous` itself stands outside the other limits, after drift or a cut, those come first:
     turnover may then reach what leads back inside, counted as `overdraft`. A weight that is no number counts as its
-    previous weight (zero without one). Limits hold within 1e-6 (times gross, if above one) for weights of ordinary
+    previous weight (zero without one). Limits hold within 1e-6 (times the limit, if above one) for weights of ordinary
     size; allowed weights come back bit by bit.
     """
     chex.assert_equal_shape([weights, limits.max_weight])
-    held = jnp.zeros_like(weights) if previous is None else previous
+    held = jnp.zeros_like(weights) if previous is None else jnp.where(jnp.isfinite(previous), previous, 0.0)
     invalid = ~(jnp.abs(weights) <= _LARGEST_WEIGHT)
     asked = jnp.where(invalid, held, weights)
-    low, high = -limits.max_short, limits.max_weight
-    turnover = jnp.maximum(limits.turnover, least_turnover(held, low, high, limits.gross))
-    region = Region(held=held, low=low, high=high, gross=limits.gross, turnover=turnover)
-    allowed, gross_binds, turnover_binds = nearest(asked, region, limit_turnover=previous is not None)
+    turnover = None if previous is None else limits.turnover
+    if turnover is not None:
+        turnover = jnp.maximum(turnover, least_turnover(held, limits))
+    allowed, binds = nearest_allowed(asked, limits, held, turnover)
     cash_is_tighter = 1.0 - limits.cash_floor < limits.leverage
-    overdraft = jnp.float32(0) if previous is None else jnp.abs(allowed - held).sum() - limits.turnover
+    moved = allowed - asked
     return allowed, Intervention(
         invalid=invalid,
-        long_cap=(asked > high) & (allowed == high),
-        short_cap=(asked < low) & (allowed == low),
-        leverage=gross_binds & ~cash_is_tighter,
-        cash=gross_binds & cash_is_tighter,
-        turnover=turnover_binds,
+        long_cap=(asked > limits.max_weight) & (allowed == limits.max_weight),
+        short_cap=(asked < -limits.max_short) & (allowed == -limits.max_short),
         risk_budget=jnp.zeros_like(invalid),
+        class_cap=binds.classes,
+        long_leverage=binds.long,
+        short_leverage=binds.short,
+        leverage=binds.gross & ~cash_is_tighter,
+        cash=binds.gross & cash_is_tighter,
+        turnover=binds.turnover,
         volatility=jnp.ones_like(weights, shape=()),
         brake=jnp.zeros((), bool),
-        overdraft=jnp.where(overdraft > 2 * tolerance(limits.turnover), overdraft, 0.0),
-        distance=_length(allowed - asked),
+        overdraft=_overdraft(allowed, held, None if previous is None else limits.turnover),
+        moved=moved,
+        distance=_length(moved),
     )
 
 
@@ -130,6 +113,14 @@ def volatility_scale(
     some = variance > 0
     portfolio_volatility = jnp.sqrt(jnp.where(some, variance, 1.0)) * unit
     return jnp.where(some, jnp.minimum(target / portfolio_volatility, ceiling), ceiling)
+
+
+def _overdraft(weights: jax.Array, held: jax.Array, turnover: jax.Array | None) -> jax.Array:
+    """float32[] turnover beyond its limit, zero within rounding and without a limit."""
+    if turnover is None:
+        return jnp.zeros_like(weights, shape=())
+    beyond = jnp.abs(weights - held).sum() - turnover
+    return jnp.where(beyond > 2 * tolerance(turnover), beyond, 0.0)
 
 
 def _length(vector: jax.Array) -> jax.Array:
@@ -225,12 +216,13 @@ def guard(
         state, factor = apply_brake(state, equity, rails.brake)
         on = factor == 0
     granted = jnp.where(on, 0.0, volatility * projected)
-    overdraft = jnp.abs(granted - previous).sum() - rails.limits.turnover
+    moved = done.moved + (granted - projected)
     done = dataclasses.replace(
         done,
         volatility=volatility,
         brake=on,
-        overdraft=jnp.where(overdraft > 2 * tolerance(rails.limits.turnover), overdraft, 0.0),
-        distance=_length(granted - jnp.where(done.invalid, previous, asked)),
+        overdraft=_overdraft(granted, jnp.where(jnp.isfinite(previous), previous, 0.0), rails.limits.turnover),
+        moved=moved,
+        distance=_length(moved),
     )
     return state, granted, done

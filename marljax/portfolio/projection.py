@@ -148,12 +148,6 @@ def nearest(asked: jax.Array, region: Region, *, limit_turnover: bool = True) ->
     return weights, prices.gross_binds, prices.turnover_binds
 
 
-def least_turnover(held: jax.Array, low: jax.Array, high: jax.Array, gross: jax.Array) -> jax.Array:
-    """The least turnover that leads from `held` float32[P] to within bounds and gross exposure. float32[]."""
-    bounded = jnp.clip(held, low, high)
-    return jnp.abs(held - bounded).sum() + jnp.maximum(jnp.abs(bounded).sum() - gross, 0.0)
-
-
 def tolerance(limit: jax.Array) -> jax.Array:
     """How far a sum of weights may stand above its limit and still count as within it, for float32."""
     return _TOLERANCE * jnp.maximum(1.0, limit)
