@@ -328,8 +328,8 @@ def test_an_impossible_setting_is_refused_by_name(name, value):
     ("settings", "message"),
     [
         ({"network": "attention", "critic": "shared"}, "critic must be own"),
-        ({"tokens": 3}, "tokens 3 and heads 2 are for network attention"),
-        ({"heads": 4}, "tokens 1 and heads 4 are for network attention"),
+        ({"tokens": 3}, "tokens 3 are for network attention"),
+        ({"heads": 4}, "heads 4 are for network attention and over_agents"),
         ({"network": "gru", "hidden": ()}, "hidden must have a width at least for network gru"),
     ],
 )

@@ -49,11 +49,16 @@ def gru(params, x, carry):
     """One observation [n] through a gated recurrent unit (Cho et al. 2014): (output, next carry)."""
     for kernel, bias in params["body"]:
         x = np.tanh(x @ np.asarray(kernel, np.float64) + np.asarray(bias, np.float64))
+    carry = recurrence(params, x, carry)
+    return mlp([params["head"]], carry), carry
+
+
+def recurrence(params, x, carry):
+    """The carry of a gated recurrent unit after x."""
     gates = [np.split(mlp([params[name]], y), 3) for name, y in (("input", x), ("recurrent", carry))]
     reset, update = (1.0 / (1.0 + np.exp(-(gates[0][i] + gates[1][i]))) for i in (0, 1))
     candidate = np.tanh(gates[0][2] + reset * gates[1][2])
-    carry = update * carry + (1.0 - update) * candidate
-    return mlp([params["head"]], carry), carry
+    return update * carry + (1.0 - update) * candidate
 
 
 def along(params, xs, recurrent, memory, place, done):
