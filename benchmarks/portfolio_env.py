@@ -137,8 +137,8 @@ def main() -> None:
     results.append(measure("a thousand agents in one portfolio", *hierarchy(1000, 160), 1, 1 if quick else 5, repeats))
     for result in results:
         print(
-            f"{result['case']}, {result['batch']} portfolios: {result['per_second'] / 1e6:.2f} million steps of product "
-            f"agents/s; {result['outer_step_ms']:.2f} ms from decision to decision, {result['inner_step_ms']:.3f} a row",
+            f"{result['case']}, batch {result['batch']}: {result['per_second'] / 1e6:.2f} million agent steps/s, "
+            f"{result['outer_step_ms']:.2f} ms between decisions, {result['inner_step_ms']:.3f} ms a row",
             flush=True,
         )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

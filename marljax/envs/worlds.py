@@ -1,6 +1,7 @@
 """From rows and trained policies to the worlds of whole portfolios: what their params are made of, done once."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +42,8 @@ class AllocationConfig:
     """Largest gross exposure [multiples of equity]."""
     max_weight: float = 0.5
     """Largest allocation to one agent [fraction of equity]; never less than an equal share."""
+    class_caps: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Largest gross exposure to products of an asset class, by its name [fraction of equity]; others have no cap."""
     turnover: float | None = None
     """Most that one rebalance may move [sum of absolute weight changes]; by default all of it."""
     volatility_target: float | None = None
@@ -75,20 +78,36 @@ class AllocationConfig:
                 raise InputError(f"allocation.{name} must be positive and finite, got {value!r}")
         if not (np.isfinite(self.tilt) and self.tilt >= 0 and self.risk_aversion >= 0):
             raise InputError("allocation.tilt and allocation.risk_aversion must not be negative")
-        self.rails(1, 1.0)
+        self.rails(["unknown"], 1.0, class_caps={})
         self.rates()
 
     def rates(self) -> Rates:
         """What money costs."""
         return rates(self.cash_rate, self.loan_rate, self.short_rate)
 
-    def rails(self, n_agents: int, typical_volatility: float) -> Guardrails:
-        """The guardrails of A agents; `typical_volatility` is an equally weighted portfolio's per block."""
+    def rails(
+        self, asset_classes: Sequence[str], typical_volatility: float, class_caps: Mapping[str, float] | None = None
+    ) -> Guardrails:
+        """The guardrails of A agents.
+
+        Args:
+            asset_classes: of what each of them trades.
+            typical_volatility: an equally weighted portfolio's, per block.
+            class_caps: instead of the configured ones.
+
+        Raises InputError for a cap on a class that nobody trades, and for limits that conflict.
+        """
+        n_agents, caps = len(asset_classes), self.class_caps if class_caps is None else class_caps
+        names = sorted(set(asset_classes))
+        if unknown := sorted(set(caps) - set(names)):
+            raise InputError(f"allocation.class_caps names {unknown[0]!r}; the asset classes are {', '.join(names)}")
         within = limits(
             n_agents,
             leverage=self.leverage,
             max_weight=max(self.max_weight, self.leverage / n_agents),
             turnover=self.turnover,
+            classes=np.array([names.index(name) for name in asset_classes]) if caps else None,
+            class_cap=np.array([caps.get(name, self.leverage) for name in names]) if caps else None,
         )
         target = None if self.volatility_target is None else self.volatility_target * typical_volatility
         stop = None
@@ -201,7 +220,7 @@ def portfolio_params(
         typical_volatility=jnp.asarray(typical, jnp.float32)[there.product],
         starts=jnp.asarray(starts, jnp.int32),
         capital=jnp.float32(capital),
-        rails=config.rails(there.n_agents, equal_weight),
+        rails=config.rails([data.products[p].asset_class for p in np.asarray(there.product)], equal_weight),
         tilt=jnp.float32(config.tilt),
         record_decay=jnp.float32(0.5 ** (1.0 / config.record_half_life)),
         reward_scale=jnp.float32(equal_weight),

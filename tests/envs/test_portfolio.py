@@ -1,5 +1,6 @@
 """The portfolio env: exact money, hard limits, no foresight, and policies that are data."""
 
+import dataclasses
 import itertools
 from functools import partial
 
@@ -24,7 +25,6 @@ from tests.reference.books import random_market
 from tests.reference.portfolio import cash_and_positions
 from tests.reference.trading import Book, CashAccount, Costs
 from tests.reference.worlds import policies, portfolio
-
 
 step = jax.jit(lambda env, *a: env.step_env(*a), static_argnums=0)
 BLOCKS = 8
@@ -254,6 +254,21 @@ def test_turnover_is_limited_relative_to_what_the_drifted_portfolio_holds():
     assert moved[0] == pytest.approx(0.2, abs=1e-5)
     assert bool(decision.intervention.turnover[0])
     assert float(free.granted[0].sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_class_caps_bind_by_the_products_asset_classes_and_name_one_that_is_not_there():
+    data = random_market(2, n_products=3, n_steps=200)
+    kinds = ("equity", "future", "equity")
+    data = data.replace(
+        products=tuple(dataclasses.replace(p, asset_class=k) for p, k in zip(data.products, kinds, strict=True))
+    )
+    env, params = portfolio(data, class_caps={"equity": 0.3}, leverage=0.7)
+    _, decision = jax.jit(env.rebalance)(env.start(params.starts[0], params), jnp.array([0.3, 0.2, 0.1]), params)
+    np.testing.assert_allclose(decision.granted, [0.25, 0.2, 0.05], atol=1e-5)
+    with pytest.raises(InputError, match=r"class_caps names 'bond'.*equity, future"):
+        portfolio(data, class_caps={"bond": 0.3})
+    with pytest.raises(InputError, match="class_cap"):
+        portfolio(data, class_caps={"equity": 0.3, "future": 0.3})
 
 
 def test_the_volatility_target_bounds_the_granted_portfolios_volatility():
