@@ -10,6 +10,7 @@ from marljax.agents.networks import MLP
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.envs.tapes import CostConfig
 from marljax.evaluation.backtest import BASELINES, STRATEGIES, agent_returns, backtest, costs_by_item, financing_by_item
+from marljax.evaluation.decision_log import decision_at, tell
 from marljax.portfolio.meta_controller import observation_size
 from tests.reference.books import random_market
 from tests.reference.worlds import POLICY, policies, portfolio
@@ -107,6 +108,19 @@ def test_risk_parity_as_mode_of_coordination_does_what_agents_under_risk_parity_
     data = random_market(2, n_products=3, n_steps=60)
     held = run(*portfolio(data, coordination="risk_parity"), ("meta_controller", "agents_risk_parity"))
     chex.assert_trees_all_equal(held["meta_controller"], held["agents_risk_parity"])
+
+
+def test_a_decision_is_told_with_what_was_seen_asked_for_and_granted_and_why(results, world):
+    decisions = results["meta_controller"][0].decision
+    told = tell(decision_at(decisions, 3), world[1].rails.limits, ["oak", "elm", "ash"])
+    first, heads, *agents, why = told.splitlines()
+    assert first.startswith(f"equity {float(decisions.equity[3]):,.0f}; drawdown")
+    assert heads.split()[:6] == ["agent", "base", "before", "asked", "granted", "mean_return"]
+    for a, line in enumerate(agents):
+        cells = line.split()
+        assert cells[0] == ("oak", "elm", "ash")[a]
+        assert cells[3:5] == [f"{x[3, a]:.2f}" for x in (decisions.asked, decisions.granted)]
+    assert why == "guardrails: granted as asked"
 
 
 def test_changing_the_future_changes_no_block_before_it():
