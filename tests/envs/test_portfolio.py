@@ -115,6 +115,8 @@ def crowded():
     data = random_market(1, 121, n_products=3, n_sessions=2, step_seconds=86_400.0 * 3, absent=0.0, start=300)
     rails = {"leverage": LEVERAGE, "max_weight": 1.0, "brake_drawdown": None}
     env, params = portfolio(data, costs=PROMPT, product=[0, 1, 1, 2], **rails, **RATES)
+    bold = policies(4, boldness=1000.0)
+    params = params.replace(world=params.world.replace(policies=bold))
     state, found = env.start(0, params), []
     for i, asked in enumerate(np.random.default_rng(0).uniform(0, 1, (24, 4)).astype(np.float32)):
         state = state.replace(block=jnp.int32(i))
