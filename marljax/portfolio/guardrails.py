@@ -190,7 +190,8 @@ def guard(
         state: of the brake; `released(equity)` before the first rebalance.
         asked: float32[A] weights, fractions of equity; anything, not a number included.
         previous: float32[A] weights held just before the rebalance, drifted.
-        covariance: float32[A, A] of the agents' returns on capital, known now.
+        covariance: float32[A, A] of the agents' returns on capital, known now. Where a budget or target needs what is
+            no number in it, nothing is granted: unknown risk is not taken.
         equity: float32[] currency, now.
 
     Returns:
@@ -210,6 +211,7 @@ def guard(
     volatility = jnp.ones_like(done.volatility)
     if rails.volatility_target is not None:
         scale = volatility_scale(projected, covariance, rails.volatility_target)
+        scale = jnp.where(jnp.isfinite(covariance).all(), scale, 0.0)
         volatility = jnp.where(scale > 1 - _ROUNDING, 1.0, scale)
     on = jnp.zeros((), bool)
     if rails.brake is not None:

@@ -16,7 +16,7 @@ from flax import struct
 from marljax.portfolio.projection import tolerance
 
 _DAMPING = (0.1, 0.3, 1.0, 3.0) * 8
-_LEAST_DAMPING = 1e-5
+_LEAST_DAMPING = 1e-4
 _BISECTIONS = 16
 
 
@@ -146,26 +146,26 @@ def _prices(parts: _Parts) -> jax.Array:
 def _settle(parts: _Parts, prices: jax.Array) -> jax.Array:
     """The parts at these prices, what is left of the binding limits shared out among those at no bound.
 
-    Twice, for parts that the first time leads to a bound. A limit that follows from others makes the equation
-    singular, and its solution is that of the least damping, refined.
+    Then twice again for limits that stand broken, as when that led a part to a bound, or one of two limits that nearly
+    coincide was taken to bind. A limit that follows from others makes the equation singular; damped and refined, its
+    solution is the shortest.
     """
     response = jax.lax.stop_gradient(_respond(parts, prices))
-    binds = prices > 0
     moved = parts.wish - jax.lax.stop_gradient(prices @ parts.marks)
     at_bound = jnp.where(response >= parts.length, parts.length, 0.0)
-    parts_now = jnp.where((response > 0) & (response < parts.length), moved, at_bound)
-    for _ in range(2):
-        fixed = jax.lax.stop_gradient(parts_now)
-        free = (fixed > 0) & (fixed < parts.length)
-        marks = parts.marks * binds[:, None] * free
-        curvature = jax.lax.stop_gradient(marks @ marks.T)
-        matrix = curvature + jnp.diag(jnp.where(binds, 1e-2, 1.0))
-        excess = jnp.where(binds, parts.marks @ parts_now - parts.budget, 0.0)
+    settled = jnp.where((response > 0) & (response < parts.length), moved, at_bound)
+    for again in range(3):
+        excess = parts.marks @ settled - parts.budget
+        active = excess > 0 if again else prices > 0
+        fixed = jax.lax.stop_gradient(settled)
+        marks = parts.marks * active[:, None] * ((fixed > 0) & (fixed < parts.length))
+        curvature = marks @ marks.T
+        matrix = curvature + jnp.diag(jnp.where(active, 1e-2, 1.0))
         share = jnp.zeros_like(excess)
         for _ in range(4):
-            share = share + jnp.linalg.solve(matrix, excess - curvature @ share)
-        parts_now = jnp.clip(parts_now - share @ marks, 0.0, parts.length)
-    return parts_now
+            share = share + jnp.linalg.solve(matrix, jnp.where(active, excess, 0.0) - curvature @ share)
+        settled = jnp.clip(settled - share @ marks, 0.0, parts.length)
+    return settled
 
 
 def nearest_within(asked: jax.Array, region: Polytope) -> tuple[jax.Array, jax.Array]:

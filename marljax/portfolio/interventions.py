@@ -59,10 +59,10 @@ def describe(
     projected = granted / factor if factor > 0 else np.zeros_like(granted)
 
     def acted_on(flags: jax.Array) -> list[int]:
-        return [int(i) for i in acted_on(flags)]
+        return [int(i) for i in np.flatnonzero(flags)]
 
     def change(what: str, before: float, after: float, limit: str) -> str:
-        return f"{what} from {before:.2f} to {after:.2f} by {limit}"
+        return f"{what} from {round(before, 2) + 0.0:.2f} to {round(after, 2) + 0.0:.2f} by {limit}"
 
     words = [f"{names[i]} held at {asked[i]:.2f}: no number was asked for" for i in acted_on(done.invalid)]
     for flags, limit in (

@@ -99,7 +99,8 @@ def test_what_is_bought_and_held_drifts_and_is_asked_for_as_it_stands(results):
     np.testing.assert_allclose(decision.granted[0], 1 / 3, rtol=1e-5)
     np.testing.assert_array_equal(decision.asked[1:], decision.before[1:])
     np.testing.assert_allclose(decision.granted[1:], decision.before[1:], atol=2e-6)
-    assert np.ptp(decision.before[1:], axis=0).max() > 1e-3
+    # The walks of this market move by some 0.2 % of their price; rounding is a thousand times smaller.
+    assert np.ptp(decision.before[1:], axis=0).max() > 2e-4
     drifted = results["equal_weight"][0].decision.before[1:]
     assert np.abs(drifted - 1 / 3).max() > 1e-4
 

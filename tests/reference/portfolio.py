@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import cvxpy
 import numpy as np
+import scipy.optimize
 
 from tests.reference.trading import Book, CashAccount, Costs
 
@@ -79,14 +80,25 @@ def project(
     gross: float,
     held: np.ndarray | None = None,
     turnover: float = np.inf,
+    long_leverage: float | None = None,
+    short_leverage: float | None = None,
+    classes: np.ndarray | None = None,
+    class_cap: np.ndarray | None = None,
 ) -> np.ndarray:
     """The nearest point as a quadratic program, solved by an interior-point method."""
     w = cvxpy.Variable(len(asked))
     constraints = [w >= low, w <= high, cvxpy.norm1(w) <= gross]
     if held is not None:
         constraints.append(cvxpy.norm1(w - held) <= turnover)
+    if long_leverage is not None:
+        constraints.append(cvxpy.sum(cvxpy.pos(w)) <= long_leverage)
+    if short_leverage is not None:
+        constraints.append(cvxpy.sum(cvxpy.neg(w)) <= short_leverage)
+    if classes is not None:
+        constraints += [cvxpy.norm1(w[classes == c]) <= class_cap[c] for c in np.unique(classes)]
     problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(w - asked)), constraints)
     problem.solve(solver=cvxpy.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+    assert problem.status == cvxpy.OPTIMAL
     return w.value
 
 
@@ -129,3 +141,29 @@ def cash_and_positions(
         items["shorts"] += years[t] * short_rate * short
         equities.append(equity + items["interest"] - items["loans"] - items["shorts"])
     return equities, items
+
+
+def least_turnover(
+    held: np.ndarray,
+    max_short: np.ndarray,
+    max_weight: np.ndarray,
+    gross: float,
+    long_leverage: float,
+    short_leverage: float,
+    classes: np.ndarray,
+    class_cap: np.ndarray,
+) -> float:
+    """The least sum of absolute changes that leads to within all other limits, as a linear program of longs, shorts."""
+    n = len(held)
+    one, none, eye = np.ones(n), np.zeros(n), np.eye(n)
+    rows = [np.r_[one, one, none], np.r_[one, none, none], np.r_[none, one, none]]
+    rows += [np.r_[classes == c, classes == c, none].astype(float) for c in range(len(class_cap))]
+    change = np.hstack([eye, -eye, -eye]), np.hstack([-eye, eye, -eye])
+    outcome = scipy.optimize.linprog(
+        np.r_[none, none, one],
+        A_ub=np.vstack([*rows, *change]),
+        b_ub=np.concatenate([[gross, long_leverage, short_leverage], class_cap, held, -held.astype(float)]),
+        bounds=[(0, b) for b in np.concatenate([max_weight, max_short])] + [(0, None)] * n,
+    )
+    assert outcome.status == 0
+    return float(outcome.fun)
