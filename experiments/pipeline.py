@@ -207,7 +207,12 @@ def main(config: PipelineConfig) -> None:
         return
     upstream["agents"] = done["agents"].key
     portfolio = Portfolio(
-        env=PortfolioEnv(config.agents.policy, config.allocation.rows_per_block, config.meta.episode_blocks),
+        env=PortfolioEnv(
+            config.agents.policy,
+            config.allocation.rows_per_block,
+            config.meta.episode_blocks,
+            config.allocation.coordination,
+        ),
         market=market,
         trading=trading,
         policies=policies,

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from marljax.data.schema import InputError
-from marljax.evaluation.backtest import STRATEGIES, Record, backtest, costs_by_item
+from marljax.envs.product_agents import Holdings
+from marljax.evaluation.backtest import STRATEGIES, Record, backtest, costs_by_item, financing_by_item
 from marljax.evaluation.metrics import performance
 from marljax.evaluation.statistics import deflated_sharpe_ratio, difference, metric_intervals
-from marljax.market.slippage import Account
 from marljax.runtime.artefacts import named_leaves
 from marljax.runtime.stages import Artefact, Stage, StageCache
 from stages.meta import MetaConfig, Portfolio
@@ -60,8 +60,8 @@ def backtest_stage(
         strategies = jax.tree.map(lambda *x: jnp.stack(x), *STRATEGIES.values())
         replicated = jax.vmap(backtest, in_axes=(None, None, 0, None, None, None))
         run = jax.vmap(replicated, in_axes=(None, None, None, None, None, 0))
-        records, accounts = run(portfolio.env, network, keys, params, meta_params, strategies)
-        return _summarise(records, accounts, portfolio, config, trials, blocks_per_year, seed)
+        records, holdings = run(portfolio.env, network, keys, params, meta_params, strategies)
+        return _summarise(records, holdings, portfolio, config, trials, blocks_per_year, seed)
 
     inputs = {**upstream, "backtest": config, "blocks_per_year": blocks_per_year}
     return cache.run("backtest", inputs, compute)
@@ -69,23 +69,24 @@ def backtest_stage(
 
 def _summarise(
     records: Record,
-    accounts: Account,
+    holdings: Holdings,
     portfolio: Portfolio,
     config: BacktestConfig,
     trials: list[dict[str, Any]],
     blocks_per_year: float,
     seed: int,
 ) -> Artefact:
-    """`records` and `accounts` have leaves [strategy, replication, ...]."""
+    """`records` and `holdings` have leaves [strategy, replication, ...]."""
     returns = {name: records.returns[s] for s, name in enumerate(STRATEGIES)}
     tick_value = portfolio.trading.costs.tick_value
-    costs = costs_by_item(accounts, tick_value)
+    costs, financing = costs_by_item(holdings, tick_value), financing_by_item(holdings)
     key = jax.random.fold_in(jax.random.key(seed), 4)
     metadata: dict[str, Any] = {
         "capital": portfolio.trading.capital,
         "metrics": {},
         "intervals": {},
         "costs": {},
+        "financing": {},
         "differences": {},
     }
     for s, name in enumerate(STRATEGIES):
@@ -99,6 +100,7 @@ def _summarise(
             product.name: {item: float(amount[p]) for item, amount in mean_costs.items()}
             for p, product in enumerate(portfolio.market.data.products)
         }
+        metadata["financing"][name] = {item: float(amount[s].mean()) for item, amount in financing.items()}
     for name in STRATEGIES:
         if name != UNDER_TEST:
             metadata["differences"][name] = difference(
@@ -118,17 +120,24 @@ def _summarise(
             )
         )
     )
+    decision = records.decision
+    done = decision.intervention
     arrays = {
         "returns": records.returns,
         "equity": records.equity,
-        "weights": records.weights.mean(axis=1),
-        "asked": records.asked.mean(axis=1),
-        "intervention.leverage": records.leverage_bound.any(axis=1),
-        "intervention.concentration": records.concentration_bound.any(axis=1),
+        "weights": decision.granted.mean(axis=1),
+        "asked": decision.asked.mean(axis=1),
+        "intervention.leverage": done.leverage.any(axis=1),
+        "intervention.concentration": done.long_cap.any(axis=(1, -1)),
+        "intervention.turnover": done.turnover.any(axis=1),
+        "intervention.volatility": (done.volatility < 1).any(axis=1),
+        "intervention.brake": done.brake.any(axis=1),
         "turnover": records.turnover,
         "position": records.position[:, 0],
         "lot_value": records.lot_value[0, 0],
         "net": records.net.mean(axis=1),
     }
-    arrays |= {f"accounts{name}": leaf for name, leaf in named_leaves(accounts).items()}
+    told = jax.tree.map(lambda x: x[list(STRATEGIES).index(UNDER_TEST), 0], decision)
+    arrays |= {f"decision{name}": leaf for name, leaf in named_leaves(told).items()}
+    arrays |= {f"accounts{name}": leaf for name, leaf in named_leaves(holdings.accounts).items()}
     return Artefact({name: np.asarray(x) for name, x in arrays.items()}, metadata)

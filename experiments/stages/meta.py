@@ -81,21 +81,26 @@ def meta_stage(
     seed: int,
     metrics_path: Path,
 ) -> Stage[Artefact]:
-    """Train the seeds, choose by validation Sharpe. The artefact holds the chosen policy's parameters."""
+    """Train the seeds, choose by validation Sharpe. The artefact holds the chosen policy's parameters.
+
+    Where nobody is asked, because risk parity is held, they are those of a policy that was not trained.
+    """
+    algorithm = portfolio.env.coordination
+    seeds, chunks = (config.seeds, config.chunks) if algorithm == "meta" else (1, 0)
 
     def compute(checkpoints: Path) -> Artefact:
         learner = PPO(portfolio.env, config.ppo)
         train, validation = portfolio.params("train"), portfolio.params("validation")
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), config.seeds)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), seeds)
         trained = run_chunks(
             jax.vmap(learner.update, in_axes=(0, None)),
             jax.jit(jax.vmap(learner.init, in_axes=(0, None)))(keys, train),
-            config.chunks,
+            chunks,
             operands=(train,),
             name="meta",
             checkpoint_dir=checkpoints / "meta",
             metrics_path=metrics_path,
-            steps_per_chunk=learner.steps_per_chunk * config.seeds,
+            steps_per_chunk=learner.steps_per_chunk * seeds,
             show=("reward",),
             causes=CAUSES,
         )
@@ -103,7 +108,7 @@ def meta_stage(
         network = config.network(portfolio.market.data.n_products)
         strategy = STRATEGIES["meta_controller"]
         scores = []
-        for s in range(config.seeds):
+        for s in range(seeds):
             policy = jax.tree.map(lambda x, s=s: x[s], policies)
             record, _ = backtest(portfolio.env, network, jax.random.key(seed), validation, policy, strategy)
             scores.append(float(sharpe(np.asarray(record.returns), blocks_per_year)))
@@ -113,7 +118,7 @@ def meta_stage(
             named_leaves(chosen),
             {
                 "trials": [
-                    {"product": "portfolio", "algorithm": "meta", "seed": s, "validation_sharpe": score}
+                    {"product": "portfolio", "algorithm": algorithm, "seed": s, "validation_sharpe": score}
                     for s, score in enumerate(scores)
                 ],
                 "curves": {

@@ -204,7 +204,9 @@ def _learning(
             f"({course.stress:.0%}), then on the real training part, {synthetic:.0%} of the episodes there synthetic; "
             f"generated sessions were drawn while agents learned ({drawn})"
         ),
-        meta=(ri.Curve("portfolio", "ppo", np.array(meta["env_steps"]), np.array(meta["reward"]).mean(axis=1)),),
+        meta=(ri.Curve("portfolio", "ppo", np.array(meta["env_steps"]), np.array(meta["reward"]).mean(axis=1)),)
+        if meta["reward"]
+        else (),
     )
 
 

@@ -1,17 +1,17 @@
 """The portfolio world in which two kinds of agents learn at once: those who trade, and the one who gives them capital.
 
-Accounting, allocation, guardrails, observations and costs are those of `PortfolioEnv`, whose functions are used. A
-block takes one step more than it has rows: in the first the meta-controller acts, which moves no money and takes no
+Accounting, allocation, guardrails, drift, observations and costs are those of `PortfolioEnv`, whose functions are used.
+A block takes one step more than it has rows: in the first the meta-controller acts, which moves no money and takes no
 time, and in each of the others the product agents trade one row, knowing what capital they have. With the same
 policies the equity is therefore exactly that of `PortfolioEnv`.
 
-Roles: `product`, P agents, one per product; `meta`, one agent.
-Observation: product float32[P, F + 1], the scaled features of the row and the position as a fraction of what a full
-signal means. meta float32[1, 9 P + 6], see `marljax.portfolio.meta_controller.observe`; it stays what it was at the
+Roles: `product`, A agents; `meta`, one agent.
+Observation: product float32[A, F + 1], the scaled features of the row and the position as a fraction of what a full
+signal means. meta float32[1, 9 A + 6], see `marljax.portfolio.meta_controller.observe`; it stays what it was at the
 block's beginning until the block ends.
-Action: product float32[P, 1] in [-1, 1], the target position as in `ReplayEnv`, without effect in a block's first step.
-meta float32[1, P + 1] in [-1, 1] as in `PortfolioEnv`, without effect in the others.
-Reward: product float32[P], the weighted terms of `marljax.envs.rewards` as in `ReplayEnv`, in standard deviations of
+Action: product float32[A, 1] in [-1, 1], the target position as in `ReplayEnv`, without effect in a block's first step.
+meta float32[1, A + 1] in [-1, 1] as in `PortfolioEnv`, without effect in the others.
+Reward: product float32[A], the weighted terms of `marljax.envs.rewards` as in `ReplayEnv`, in standard deviations of
 what the position of a full signal earns in one row, and `portfolio_weight` times what the portfolio earned in that row,
 in standard deviations of what an equally weighted one earns in a row. meta float32[1], `PortfolioEnv`'s reward of the
 block, all of it in the block's last row. All are 0 in a block's first step.
@@ -26,16 +26,9 @@ from flax import struct
 
 from marljax.envs import rewards
 from marljax.envs.environment import Box, Environment, Step
-from marljax.envs.portfolio import (
-    PortfolioEnv,
-    PortfolioParams,
-    PortfolioState,
-    lot_values,
-    observe_products,
-    trade_row,
-)
+from marljax.envs.portfolio import Decision, PortfolioEnv, PortfolioParams, PortfolioState
+from marljax.envs.product_agents import Holdings, carried, lot_values, observe_products, trade_row
 from marljax.envs.rewards import Facts, PathState, RewardWeights
-from marljax.market.slippage import Account
 
 PRODUCT, META = "product", "meta"
 
@@ -45,18 +38,17 @@ Observations = dict[str, jax.Array]
 @struct.dataclass
 class JointParams:
     portfolio: PortfolioParams  # its world's policies are not asked
-    rewards: RewardWeights  # leaves [P], of the product agents' own terms
+    rewards: RewardWeights  # leaves [A], of the product agents' own terms
     portfolio_weight: jax.Array  # float32[] of the portfolio's earnings in the product agents' reward
 
 
 @struct.dataclass
 class JointState:
     portfolio: PortfolioState  # at the beginning of the block under way
+    now: PortfolioState  # the same with the capital that was allocated, and the holdings as they are now
     rows: jax.Array  # int32[] rows of the block that were traded; -1 before its capital is allocated
-    accounts: Account  # leaves [P], now
-    weights: jax.Array  # float32[P] allocation in force, fractions of equity
-    exerted: jax.Array  # float32[P] sum of the absolute signals in the block so far
-    path: PathState | None  # leaves [P], what terms of the product agents' reward remember
+    exerted: jax.Array  # float32[A] sum of the absolute signals in the block so far
+    path: PathState | None  # leaves [A], what terms of the product agents' reward remember
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +59,16 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
     """Its policy is not asked."""
 
     def observation_space(self, params: JointParams) -> dict[str, Box]:
-        n_products, _, n_features = params.portfolio.world.features.shape
+        world = params.portfolio.world
         meta = self.portfolio.observation_space(params.portfolio)
         return {
-            PRODUCT: Box(-jnp.inf, jnp.inf, (n_products, n_features + 1)),
+            PRODUCT: Box(-jnp.inf, jnp.inf, (world.n_agents, world.features.shape[-1] + 1)),
             META: dataclasses.replace(meta, shape=(1, *meta.shape)),
         }
 
     def action_space(self, params: JointParams) -> dict[str, Box]:
-        n_products = params.portfolio.typical_volatility.shape[0]
-        return {PRODUCT: Box(-1.0, 1.0, (n_products, 1)), META: Box(-1.0, 1.0, (1, n_products + 1))}
+        n_agents = params.portfolio.world.n_agents
+        return {PRODUCT: Box(-1.0, 1.0, (n_agents, 1)), META: Box(-1.0, 1.0, (1, n_agents + 1))}
 
     def reset_env(self, key: jax.Array, params: JointParams) -> tuple[Observations, JointState]:
         _, portfolio = self.portfolio.reset_env(key, params.portfolio)
@@ -90,80 +82,98 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
         capital = full / (costs.tick_value * costs.volatility)
         return JointState(
             portfolio=portfolio,
+            now=portfolio,
             rows=jnp.full((), -1, jnp.int32),
-            accounts=portfolio.accounts,
-            weights=portfolio.weights,
             exerted=jnp.zeros_like(portfolio.weights),
             path=jax.vmap(rewards.start)(params.rewards, capital),
         )
 
     def observe(self, state: JointState, params: JointParams) -> Observations:
         """What each role sees."""
-        time, lots = self._row(state, params), self.portfolio.lots(state.portfolio, state.weights, params.portfolio)
+        there, now = params.portfolio, state.now
+        lots = self.portfolio.lots(now, there)
+        held = carried(now.holdings.accounts.position, self._factor(state), lots)
         return {
-            PRODUCT: observe_products(params.portfolio.world, state.accounts, lots, time),
-            META: self.portfolio.observe(state.portfolio, params.portfolio)[None],
+            PRODUCT: observe_products(there.world, held, lots, self._row(state, params)),
+            META: self.portfolio.observe(state.portfolio, there)[None],
         }
 
     def step_env(self, key: jax.Array, state: JointState, action: dict[str, jax.Array], params: JointParams) -> Step:
-        before, there = state.portfolio, params.portfolio
-        allocates = state.rows < 0
-        granted, asked, intervention = self.portfolio.allocate(before, action[META][0], there)
-        weights = jnp.where(allocates, granted, state.weights)
-        lots = self.portfolio.lots(before, weights, there)
+        there, allocates = params.portfolio, state.rows < 0
+        allocated, decision = self._allocated(state, action[META][0], params)
+        traded, product_reward = self._traded(key, state, action[PRODUCT], params)
+        state = choose(allocates, allocated, traded)
+        product_reward = jnp.where(allocates, 0.0, product_reward)
 
-        signal = jnp.clip(action[PRODUCT][:, 0], -1.0, 1.0)
-        traded, earned = trade_row(key, there.world, state.accounts, lots, self._row(state, params), signal)
-        path, own = self._own_rewards(state, traded, earned, lots, params)
-        state = choose(
-            allocates,
-            dataclasses.replace(state, weights=weights, rows=jnp.int32(0)),
-            dataclasses.replace(
-                state, accounts=traded, path=path, exerted=state.exerted + jnp.abs(signal), rows=state.rows + 1
-            ),
-        )
-        row_scale = there.reward_scale / self.portfolio.rows_per_block**0.5
-        together = jnp.sum(earned) / jnp.maximum(before.equity, 1e-6 * there.capital) / row_scale
-        product_reward = jnp.where(allocates, 0.0, own + params.portfolio_weight * together)
-
-        closes = state.rows >= there.blocks.length[before.block]
-        after, portfolio_return = self.portfolio.settle(before, state.accounts, weights, state.exerted, there)
+        closes = state.rows >= there.blocks.length[state.portfolio.block]
+        after, portfolio_return = self.portfolio.settle(state.portfolio, state.now, state.exerted, there)
         after, reward, terminated, truncated = self.portfolio.judge(after, portfolio_return, there)
         meta_reward, portfolio_return = jnp.where(closes, jnp.stack([reward, portfolio_return]), 0.0)
         terminated, truncated = closes & terminated, closes & truncated
         next_block = dataclasses.replace(
-            state, portfolio=after, rows=jnp.int32(-1), exerted=jnp.zeros_like(state.exerted)
+            state, portfolio=after, now=after, rows=jnp.int32(-1), exerted=jnp.zeros_like(state.exerted)
         )
         state = choose(closes, next_block, state)
-        info = {"asked": asked, "granted": granted, "intervention": intervention, "return": portfolio_return}
         return (
             self.observe(state, params),
             state,
             {PRODUCT: product_reward, META: meta_reward[None]},
             self._for_all(terminated, params),
             self._for_all(truncated, params),
-            info | {"allocates": allocates},
+            {"decision": decision, "return": portfolio_return, "allocates": allocates},
         )
+
+    def _allocated(self, state: JointState, action: jax.Array, params: JointParams) -> tuple[JointState, Decision]:
+        """The state once the capital of its block is allocated, and what was decided."""
+        asked = self.portfolio.ask(state.portfolio, action, params.portfolio)
+        now, decision = self.portfolio.rebalance(state.portfolio, asked, params.portfolio)
+        return dataclasses.replace(state, now=now, rows=jnp.int32(0)), decision
+
+    def _traded(
+        self, key: jax.Array, state: JointState, action: jax.Array, params: JointParams
+    ) -> tuple[JointState, jax.Array]:
+        """The state once one more row of its block is traded, and what product agents are rewarded with, float32[A]."""
+        there, before = params.portfolio, state.now.holdings
+        lots = self.portfolio.lots(state.now, there)
+        signal = jnp.clip(action[:, 0], -1.0, 1.0)
+        row, factor = self._row(state, params), self._factor(state)
+        holdings, earned = trade_row(key, there.world, before, there.capital, lots, row, signal, factor=factor)
+        path, own = self._own_rewards(state, holdings, earned, lots, params)
+        row_scale = there.reward_scale / self.portfolio.rows_per_block**0.5
+        made = holdings.profit(there.world.costs) - before.profit(there.world.costs)
+        together = made / jnp.maximum(state.portfolio.equity, 1e-6 * there.capital) / row_scale
+        traded = dataclasses.replace(
+            state,
+            now=dataclasses.replace(state.now, holdings=holdings),
+            rows=state.rows + 1,
+            exerted=state.exerted + jnp.abs(signal),
+            path=path,
+        )
+        return traded, own + params.portfolio_weight * together
 
     def _row(self, state: JointState, params: JointParams) -> jax.Array:
         """int32[] the row that is traded next."""
         return params.portfolio.blocks.start[state.portfolio.block] + jnp.maximum(state.rows, 0)
 
+    def _factor(self, state: JointState) -> jax.Array:
+        """float32[A] by which the block's rebalance multiplies capital in the next row: all of it in the first."""
+        return jnp.where(state.rows == 0, state.now.factor, 1.0)
+
     def _own_rewards(
-        self, state: JointState, traded: Account, earned: jax.Array, lots: jax.Array, params: JointParams
+        self, state: JointState, holdings: Holdings, earned: jax.Array, lots: jax.Array, params: JointParams
     ) -> tuple[PathState | None, jax.Array]:
-        """What terms of the reward remember, and float32[P] the product agents' own terms."""
+        """What terms of the reward remember, and float32[A] the product agents' own terms."""
         costs, full = params.portfolio.world.costs, jnp.maximum(jnp.abs(lots), 1.0)
+        position = holdings.accounts.position
         facts = Facts(
             earned=earned / (costs.tick_value * costs.volatility * full),
-            position=traded.position / full,
-            traded=jnp.abs(traded.position - state.accounts.position) / full,
+            position=position / full,
+            traded=jnp.abs(position - state.now.holdings.accounts.position) / full,
         )
         return jax.vmap(rewards.step)(state.path, params.rewards, facts)
 
     def _for_all(self, over: jax.Array, params: JointParams) -> dict[str, jax.Array]:
-        n_products = params.portfolio.typical_volatility.shape[0]
-        return {PRODUCT: jnp.broadcast_to(over, (n_products,)), META: over[None]}
+        return {PRODUCT: jnp.broadcast_to(over, (params.portfolio.world.n_agents,)), META: over[None]}
 
 
 def choose(condition: jax.Array, new: JointState, old: JointState) -> JointState:

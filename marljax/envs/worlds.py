@@ -1,6 +1,7 @@
 """From rows and trained policies to the worlds of whole portfolios: what their params are made of, done once."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,17 +10,26 @@ import numpy as np
 
 from marljax.data.schema import InputError, MarketData
 from marljax.envs.joint_portfolio import JointParams
-from marljax.envs.portfolio import PortfolioParams, World
+from marljax.envs.portfolio import Coordination, PortfolioParams
+from marljax.envs.product_agents import World
 from marljax.envs.tapes import Rows, TradingConfig, check_countable, check_positive, tape
+from marljax.features import fit_volatility_thresholds, volatility_regime
+from marljax.market.financing import SECONDS_PER_YEAR, Rates, rates
 from marljax.market.slippage import CostModel
-from marljax.portfolio.guardrails import limits
+from marljax.portfolio.brake import brake
+from marljax.portfolio.guardrails import Guardrails, guardrails
+from marljax.portfolio.limits import limits
 from marljax.portfolio.market_state import Blocks, MarketState, cut_blocks, market_state, row_returns
+
+_SECONDS_PER_DAY = 86_400.0
 
 
 @dataclasses.dataclass(frozen=True)
 class AllocationConfig:
-    """How capital is allocated, and within which limits."""
+    """How capital is allocated, what it costs, and within which limits."""
 
+    coordination: Coordination = "meta"
+    """Who asks for capital: the meta-controller, or nobody, so that risk parity is held."""
     rows_per_block: int = 20
     """Steps between two rebalances [steps]."""
     covariance_half_life: float = 400.0
@@ -27,11 +37,29 @@ class AllocationConfig:
     shrinkage: float = 0.2
     """Weight of the diagonal in that covariance's correlations [0 to 1]."""
     tilt: float = 1.1
-    """Log of the factor by which the meta-controller may raise or lower a product's share [natural log]."""
+    """Log of the factor by which the meta-controller may raise or lower an agent's share [natural log]."""
     leverage: float = 1.0
     """Largest gross exposure [multiples of equity]."""
     max_weight: float = 0.5
-    """Largest allocation to one product [fraction of equity]; never less than an equal share."""
+    """Largest allocation to one agent [fraction of equity]; never less than an equal share."""
+    class_caps: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Largest gross exposure to products of an asset class, by its name [fraction of equity]; others have no cap."""
+    turnover: float | None = None
+    """Most that one rebalance may move [sum of absolute weight changes]; by default all of it."""
+    volatility_target: float | None = None
+    """Volatility above which exposure is cut [multiples of an equally weighted portfolio's in the training part]."""
+    brake_drawdown: float | None = 0.2
+    """Drawdown at which everything is sold [fraction of the peak]."""
+    brake_recovery: float | None = None
+    """Drawdown at or below which trading goes on [fraction of the peak]; by default half of the brake's."""
+    brake_cooldown: int = 20
+    """Rebalances out of the market after which it goes on from a new peak [count]."""
+    cash_rate: float = 0.0
+    """Earned on cash [fraction per year]; at 0 returns are those in excess of cash."""
+    loan_rate: float = 0.02
+    """Paid on what is borrowed [fraction per year]."""
+    short_rate: float = 0.005
+    """Paid on the value of short positions [fraction per year]."""
     record_half_life: float = 20.0
     """Half-life of the agents' track record that the meta-controller sees [rebalances]."""
     risk_aversion: float = 0.05
@@ -50,23 +78,88 @@ class AllocationConfig:
                 raise InputError(f"allocation.{name} must be positive and finite, got {value!r}")
         if not (np.isfinite(self.tilt) and self.tilt >= 0 and self.risk_aversion >= 0):
             raise InputError("allocation.tilt and allocation.risk_aversion must not be negative")
+        self.rails(["unknown"], 1.0, class_caps={})
+        self.rates()
+
+    def rates(self) -> Rates:
+        """What money costs."""
+        return rates(self.cash_rate, self.loan_rate, self.short_rate)
+
+    def rails(
+        self, asset_classes: Sequence[str], typical_volatility: float, class_caps: Mapping[str, float] | None = None
+    ) -> Guardrails:
+        """The guardrails of A agents.
+
+        Args:
+            asset_classes: of what each of them trades.
+            typical_volatility: an equally weighted portfolio's, per block.
+            class_caps: instead of the configured ones.
+
+        Raises InputError for a cap on a class that nobody trades, and for limits that conflict.
+        """
+        n_agents, caps = len(asset_classes), self.class_caps if class_caps is None else class_caps
+        names = sorted(set(asset_classes))
+        if unknown := sorted(set(caps) - set(names)):
+            raise InputError(f"allocation.class_caps names {unknown[0]!r}; the asset classes are {', '.join(names)}")
+        within = limits(
+            n_agents,
+            leverage=self.leverage,
+            max_weight=max(self.max_weight, self.leverage / n_agents),
+            turnover=self.turnover,
+            classes=np.array([names.index(name) for name in asset_classes]) if caps else None,
+            class_cap=np.array([caps.get(name, self.leverage) for name in names]) if caps else None,
+        )
+        target = None if self.volatility_target is None else self.volatility_target * typical_volatility
+        stop = None
+        if self.brake_drawdown is not None:
+            stop = brake(self.brake_drawdown, self.brake_recovery, self.brake_cooldown)
+        return guardrails(within, volatility_target=target, brake=stop)
 
 
-def world(rows: Rows, policies: Any, costs: CostModel, no_trade_band: float) -> World:
+def world(
+    rows: Rows,
+    policies: Any,
+    costs: CostModel,
+    no_trade_band: float,
+    *,
+    product: np.ndarray | None = None,
+    financing: Rates | None = None,
+) -> World:
     """What product agents trade on. The last two rows sell everything: nothing can be marked after them.
 
-    `policies` has leaves [P, ...], `costs` leaves [P]; `no_trade_band` as in `TradingConfig`.
+    Args:
+        rows: of P products.
+        policies: leaves [A, ...].
+        costs: leaves [P].
+        no_trade_band: as in `TradingConfig`.
+        product: int[A] what each agent trades; left out, there is one agent for each product.
+        financing: what money costs; left out, nothing.
+
+    Raises InputError where an agent trades a product that is not there.
     """
-    n = rows.data.n_steps
+    n, n_products = rows.data.n_steps, rows.data.n_products
+    traded = np.arange(n_products) if product is None else np.asarray(product)
+    if traded.ndim != 1 or len(traded) == 0 or not ((traded >= 0) & (traded < n_products)).all():
+        raise InputError(f"product must say which of {n_products} products each agent trades, got {product!r}")
     return World(
         tape=jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), tape(rows.data)),
         features=jnp.moveaxis(rows.features, 1, 0),
         flat=jnp.asarray(rows.flat),
         last=jnp.arange(n) >= n - 2,
+        years=jnp.asarray(years_ahead(rows.data)),
+        product=jnp.asarray(traded, jnp.int32),
         policies=policies,
-        costs=costs,
+        costs=jax.tree.map(lambda x: x[traded], costs),
         no_trade_band=jnp.float32(no_trade_band),
+        rates=financing or rates(),
     )
+
+
+def years_ahead(data: MarketData) -> np.ndarray:
+    """float32[T] years from each row to the next, 0 for the last. Sessions are taken to begin days apart."""
+    seconds = np.asarray(data.seconds, np.float64) + _SECONDS_PER_DAY * np.asarray(data.session)
+    passed = np.maximum(np.diff(seconds, append=seconds[-1:]), 0.0)
+    return (passed / SECONDS_PER_YEAR).astype(np.float32)
 
 
 def portfolio_params(
@@ -81,6 +174,7 @@ def portfolio_params(
     capital: float,
     config: AllocationConfig,
     episode_blocks: int = 1,
+    product: np.ndarray | None = None,
 ) -> PortfolioParams:
     """Params of the meta-controller's env over the rows `part` of `data`.
 
@@ -90,19 +184,21 @@ def portfolio_params(
         data: every row up to the end of `part`, at least.
         part: the rows to trade.
         rows: those rows with their features.
-        train: the training part, which typical volatility is estimated on.
-        policies: the product agents' parameters, leaves [P, ...].
+        train: the training part, which typical volatility and its regimes are estimated on.
+        policies: the product agents' parameters, leaves [A, ...].
         costs: leaves [P].
         no_trade_band: see `TradingConfig`.
         capital: of the portfolio [currency].
+        config: how capital is allocated.
         episode_blocks: the env's episode length, where episodes are to start within the part [blocks].
+        product: int[A] what each agent trades; left out, there is one agent for each product.
 
     Raises InputError where no session of the part holds an episode.
     """
     check_positive(rows.data)
     lot_value = 0.5 * np.asarray(rows.data.double_mid).min(axis=0) * data.tick_values()
     check_countable(rows.data, 2.0 * capital * config.leverage / lot_value)
-    blocks, market = _market_along(data, part, config)
+    blocks, market = _market_along(data, part, train, config)
     length = np.asarray(blocks.length)
     start, session = np.asarray(blocks.start), np.asarray(rows.data.session)
     ahead = np.minimum(np.arange(len(start)) + episode_blocks, len(start)) - 1
@@ -113,21 +209,18 @@ def portfolio_params(
             f"no session holds an episode of {episode_blocks} rebalances every {config.rows_per_block} steps: the "
             f"part has {length[rows.warm[start]].sum()} warm rows in all; use shorter episodes or a finer grid"
         )
+    there = world(rows, policies, costs, no_trade_band, product=product, financing=config.rates())
     train_returns = np.asarray(row_returns(train), np.float64)
     typical = np.maximum(train_returns.std(axis=0), 1e-9) * np.sqrt(config.rows_per_block)
     equal_weight = max(train_returns.mean(axis=1).std(), 1e-9) * np.sqrt(config.rows_per_block)
     return PortfolioParams(
-        world=world(rows, policies, costs, no_trade_band),
+        world=there,
         blocks=blocks,
         market=market,
-        typical_volatility=jnp.asarray(typical, jnp.float32),
+        typical_volatility=jnp.asarray(typical, jnp.float32)[there.product],
         starts=jnp.asarray(starts, jnp.int32),
         capital=jnp.float32(capital),
-        limits=limits(
-            train.n_products,
-            leverage=config.leverage,
-            max_weight=max(config.max_weight, config.leverage / train.n_products),
-        ),
+        rails=config.rails([data.products[p].asset_class for p in np.asarray(there.product)], equal_weight),
         tilt=jnp.float32(config.tilt),
         record_decay=jnp.float32(0.5 ** (1.0 / config.record_half_life)),
         reward_scale=jnp.float32(equal_weight),
@@ -143,15 +236,17 @@ def joint_params(portfolio: PortfolioParams, trading: TradingConfig, portfolio_w
     deviation of an equally weighted portfolio in one row] of what all of them earn.
     """
     weights = trading.rewards.weights(inventory=trading.risk_aversion)
-    n_products = portfolio.typical_volatility.shape[0]
+    n_agents = portfolio.world.n_agents
     return JointParams(
         portfolio=portfolio,
-        rewards=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_products,)), weights),
+        rewards=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_agents,)), weights),
         portfolio_weight=jnp.float32(portfolio_weight),
     )
 
 
-def _market_along(data: MarketData, part: slice, config: AllocationConfig) -> tuple[Blocks, MarketState]:
+def _market_along(
+    data: MarketData, part: slice, train: MarketData, config: AllocationConfig
+) -> tuple[Blocks, MarketState]:
     """Blocks of the rows `part`, counted from its start, and what is known at each."""
     session = np.asarray(data.session)
     before = cut_blocks(session[: part.start], config.rows_per_block)
@@ -160,11 +255,15 @@ def _market_along(data: MarketData, part: slice, config: AllocationConfig) -> tu
     along = Blocks(
         jnp.concatenate([before.start, blocks.start + part.start]), jnp.concatenate([before.length, blocks.length])
     )
+    seen = data.rows(0, part.stop)
+    # Terciles: low, middle and high become -1, 0 and 1.
+    regimes = volatility_regime(seen, fit_volatility_thresholds(train)) - 1
     state = market_state(
-        row_returns(data.rows(0, part.stop)),
+        row_returns(seen),
         along,
         jnp.float32(config.covariance_half_life),
         jnp.float32(config.shrinkage),
         config.rows_per_block,
+        jnp.mean(regimes.astype(jnp.float32), axis=1),
     )
     return blocks, jax.tree.map(lambda x: x[n_before:], state)

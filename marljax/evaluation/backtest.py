@@ -12,10 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marljax.envs.portfolio import Policy, PortfolioEnv, PortfolioParams, PortfolioState, World, lot_values, trade_block
-from marljax.market.slippage import Account
-from marljax.portfolio.guardrails import project
-from marljax.portfolio.meta_controller import ask
+from marljax.envs.portfolio import Decision, PortfolioEnv, PortfolioParams, PortfolioState, base_weights
+from marljax.envs.product_agents import Holdings, Policy, World, lot_values, trade_block
 
 NOTHING, EQUAL_WEIGHT, RISK_PARITY, META_CONTROLLER = range(4)
 
@@ -51,22 +49,20 @@ BASELINES = ("equal_weight", "buy_and_hold", "risk_parity", "no_trade")
 class Record:
     """What happened in each of N blocks."""
 
+    decision: Decision  # leaves [N, ...], how its capital was allocated and why
     returns: jax.Array  # float32[N] simple return of the portfolio, net of all costs
     equity: jax.Array  # float32[N] currency, after the block
-    weights: jax.Array  # float32[N, P] allocation granted, fractions of equity
-    asked: jax.Array  # float32[N, P] allocation before the guardrails
-    leverage_bound: jax.Array  # bool[N] the guardrails cut gross exposure
-    concentration_bound: jax.Array  # bool[N] they cut a product's share
-    lot_value: jax.Array  # float32[N, P] currency of one lot at the block's first row
+    weights: jax.Array  # float32[N, A] the agents' capital after the block, drifted, fractions of equity
+    lot_value: jax.Array  # float32[N, A] currency of one lot at the block's first row
     turnover: jax.Array  # float32[N] notional traded over equity before the block
-    position: jax.Array  # int32[N, P] lots after the block
-    net: jax.Array  # float32[N, P] currency, each product's net since the start
+    position: jax.Array  # int32[N, A] lots after the block
+    net: jax.Array  # float32[N, A] currency, each account's net since the start
 
 
 @partial(jax.jit, static_argnames=("env", "network"))
 def backtest(
     env: PortfolioEnv, network: Policy, key: jax.Array, params: PortfolioParams, meta_policy: Any, strategy: Strategy
-) -> tuple[Record, Account]:
+) -> tuple[Record, Holdings]:
     """Run one strategy through every block of `params`, from cash to cash.
 
     Args:
@@ -78,42 +74,36 @@ def backtest(
         strategy: one of `STRATEGIES`, or a stack of them under `vmap`.
 
     Returns:
-        What happened, and the accounts at the end, leaves [P].
+        What happened, and what is held at the end: accounts with nothing but their items, and what was financed.
     """
-    n_blocks, n_products = params.market.base.shape
-    equal = jnp.full(n_products, 1.0 / n_products)
+    n_blocks, n_agents = params.blocks.start.shape[0], params.world.n_agents
+    equal = jnp.full(n_agents, 1.0 / n_agents)
 
     def block(state: PortfolioState, xs: tuple[jax.Array, jax.Array]) -> tuple[PortfolioState, Record]:
         i, key = xs
-        state = dataclasses.replace(state, block=i)
-        base = params.market.base[i]
-        action, _ = network.apply(meta_policy, env.observe(state, params), network.init_carry(), key, True)
-        wanted = ask(action, base, params.tilt, params.limits.gross)
-        fixed = jnp.stack([jnp.zeros(n_products), equal, base]) * params.limits.gross
-        asked = jnp.concatenate([fixed, wanted[None]])[strategy.allocation]
-        granted, intervention = project(asked, params.limits)
-        before = state
-        state, rows, portfolio_return = env.run_block(
-            key, state, granted, params, passive=strategy.passive, hold=strategy.hold & (i > 0)
+        before = dataclasses.replace(state, block=i)
+        action, _ = network.apply(meta_policy, env.observe(before, params), network.init_carry(), key, True)
+        fixed = jnp.stack([jnp.zeros(n_agents), equal, base_weights(i, params)]) * params.rails.limits.gross
+        asked = jnp.concatenate([fixed, env.ask(before, action, params)[None]])[strategy.allocation]
+        state, decision, rows, portfolio_return = env.run_block(
+            key, before, asked, params, passive=strategy.passive, hold=strategy.hold & (i > 0)
         )
-        traded = jnp.sum(state.accounts.traded - before.accounts.traded)
+        traded = jnp.sum(state.holdings.accounts.traded - before.holdings.accounts.traded)
         record = Record(
+            decision=decision,
             returns=portfolio_return,
             equity=state.equity,
-            weights=granted,
-            asked=asked,
-            leverage_bound=intervention.leverage,
-            concentration_bound=jnp.any(intervention.long_cap),
+            weights=state.weights,
             lot_value=lot_values(params.blocks.start[i], params.world),
             turnover=traded / jnp.maximum(before.equity, 1e-6 * params.capital),
-            position=state.accounts.position,
+            position=state.holdings.accounts.position,
             net=rows.net[-1],
         )
         return state, record
 
     keys = jax.random.split(key, n_blocks)
     state, record = jax.lax.scan(block, env.start(jnp.int32(0), params), (jnp.arange(n_blocks), keys))
-    return record, state.accounts
+    return record, state.holdings
 
 
 @partial(jax.jit, static_argnames=("policy", "n_rows"))
@@ -124,24 +114,25 @@ def agent_returns(policy: Policy, key: jax.Array, world: World, lots: jax.Array,
         policy: their network.
         key: for the latencies.
         world: T rows and the agents' parameters.
-        lots: float32[P] position that a full signal means.
+        lots: float32[A] position that a full signal means.
         n_rows: T - 1, the rows that can be marked.
 
     Returns:
-        float32[T - 1, P].
+        float32[T - 1, A], what money costs left out.
     """
-    n_products = lots.shape[0]
-    accounts = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_products,)), Account.open())
-    _, rows = trade_block(key, policy, world, accounts, lots, jnp.int32(0), jnp.int32(n_rows), n_rows)
-    value = lots * 0.5 * jnp.abs(world.tape.mark[:, 0, 0]) * world.costs.tick_value
-    return jnp.diff(rows.net, axis=0, prepend=jnp.zeros((1, n_products))) / value
+    value = lots * lot_values(jnp.int32(0), world)
+    nothing, start, length = Holdings.none(world.n_agents), jnp.int32(0), jnp.int32(n_rows)
+    *_, rows = trade_block(key, policy, world, nothing, jnp.sum(value), lots, start, length, n_rows)
+    return jnp.diff(rows.net, axis=0, prepend=jnp.zeros((1, world.n_agents))) / value
 
 
-def costs_by_item(accounts: Account, tick_value: jax.Array) -> dict[str, jax.Array]:
-    """Gross earnings, every cost and what is left of them, float32[..., P] currency each.
+def costs_by_item(holdings: Holdings, tick_value: jax.Array) -> dict[str, jax.Array]:
+    """Gross earnings, every cost that an account caused and what is left of them, float32[..., A] currency each.
 
-    `accounts` has leaves [..., P]; gross less slippage, latency, impact and fees is net.
+    `holdings` has leaves [..., A]. Gross less slippage, latency, impact, fees and the cost of short positions is net.
+    All nets, and what `financing_by_item` says was earned on cash less what loans cost, are what equity gained.
     """
+    accounts, shorts = holdings.accounts, holdings.financing.shorts
     half_tick = 0.5 * tick_value
     return {
         "gross": half_tick * accounts.gross.value(),
@@ -149,5 +140,11 @@ def costs_by_item(accounts: Account, tick_value: jax.Array) -> dict[str, jax.Arr
         "latency": half_tick * accounts.latency.value(),
         "impact": accounts.impact,
         "fees": accounts.fees,
-        "net": accounts.net(tick_value),
+        "shorts": shorts,
+        "net": accounts.net(tick_value) - shorts,
     }
+
+
+def financing_by_item(holdings: Holdings) -> dict[str, jax.Array]:
+    """What the portfolio's cash earned and its loans cost, float32[...] currency each."""
+    return {"interest": holdings.financing.interest, "loans": holdings.financing.loans}

@@ -30,7 +30,10 @@ class MarketState:
 
     base: jax.Array  # float32[N, P] risk-parity weights, summing to one
     volatility: jax.Array  # float32[N, P] standard deviation of a product's return per row
+    covariance: jax.Array  # float32[N, P, P] of the products' returns per row
     correlation: jax.Array  # float32[N] mean pairwise correlation (0 for one product)
+    correlation_change: jax.Array  # float32[N] how far it stands above its own average with the covariance's half-life
+    regime: jax.Array  # float32[N] volatility, -1 calm, 0 usual or unknown, 1 turbulent
 
 
 def cut_blocks(session: np.ndarray, rows_per_block: int) -> Blocks:
@@ -58,7 +61,12 @@ def row_returns(data: MarketData) -> jax.Array:
 
 @partial(jax.jit, static_argnames="rows_per_block")
 def market_state(
-    returns: jax.Array, blocks: Blocks, half_life: jax.Array, shrinkage: jax.Array, rows_per_block: int
+    returns: jax.Array,
+    blocks: Blocks,
+    half_life: jax.Array,
+    shrinkage: jax.Array,
+    rows_per_block: int,
+    regimes: jax.Array | None = None,
 ) -> MarketState:
     """The allocator's view at every block.
 
@@ -68,21 +76,41 @@ def market_state(
         half_life: float32[] of the covariance [rows].
         shrinkage: float32[] in [0, 1], weight of the diagonal.
         rows_per_block: the rebalancing interval the blocks were cut with.
+        regimes: float32[T] the volatility regime known at each row, -1 to 1; left out it is unknown.
     """
     n_products = returns.shape[1]
 
     def block(state: covariance.CovarianceState, block: Blocks) -> tuple[covariance.CovarianceState, jax.Array]:
-        def row(state: covariance.CovarianceState, i: jax.Array) -> tuple[covariance.CovarianceState, jax.Array]:
+        def row(state: covariance.CovarianceState, i: jax.Array) -> tuple[covariance.CovarianceState, None]:
             updated = covariance.update(state, returns[block.start + i], half_life)
-            state = jax.tree.map(lambda new, old: jnp.where(i < block.length, new, old), updated, state)
-            return state, covariance.covariance(state, shrinkage)
+            return jax.tree.map(lambda new, old: jnp.where(i < block.length, new, old), updated, state), None
 
-        state, matrices = jax.lax.scan(row, state, jnp.arange(rows_per_block))
-        return state, matrices[0]
+        state, _ = row(state, jnp.int32(0))
+        matrix = covariance.covariance(state, shrinkage)
+        return jax.lax.scan(row, state, jnp.arange(1, rows_per_block))[0], matrix
 
     _, matrices = jax.lax.scan(block, covariance.init(n_products), blocks)
     volatility = jnp.sqrt(jnp.diagonal(matrices, axis1=1, axis2=2))
     correlations = matrices / (volatility[:, :, None] * volatility[:, None, :])
     pairs = max(n_products * (n_products - 1), 1)
     mean_correlation = (jnp.sum(correlations, (1, 2)) - n_products) / pairs
-    return MarketState(base=jax.vmap(risk_parity)(matrices), volatility=volatility, correlation=mean_correlation)
+    known = jnp.zeros(returns.shape[0]) if regimes is None else regimes
+    return MarketState(
+        base=jax.vmap(risk_parity)(matrices),
+        volatility=volatility,
+        covariance=matrices,
+        correlation=mean_correlation,
+        correlation_change=mean_correlation - _average(mean_correlation, 0.5 ** (rows_per_block / half_life)),
+        regime=known[blocks.start],
+    )
+
+
+def _average(values: jax.Array, decay: jax.Array) -> jax.Array:
+    """The exponentially weighted mean of float32[N] up to each of them; `decay` float32[] is the weight of the past."""
+
+    def step(carry: tuple[jax.Array, jax.Array], value: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        total, weight = decay * carry[0] + value, decay * carry[1] + 1.0
+        return (total, weight), total / weight
+
+    zero = jnp.zeros((), values.dtype)
+    return jax.lax.scan(step, (zero, zero), values)[1]

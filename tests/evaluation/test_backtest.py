@@ -9,7 +9,8 @@ import pytest
 from marljax.agents.networks import MLP
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.envs.tapes import CostConfig
-from marljax.evaluation.backtest import BASELINES, STRATEGIES, agent_returns, backtest, costs_by_item
+from marljax.evaluation.backtest import BASELINES, STRATEGIES, agent_returns, backtest, costs_by_item, financing_by_item
+from marljax.evaluation.decision_log import decision_at, tell
 from marljax.portfolio.meta_controller import observation_size
 from tests.reference.books import random_market
 from tests.reference.worlds import POLICY, policies, portfolio
@@ -37,30 +38,44 @@ def results(world):
 
 
 def test_no_trade_is_exactly_flat_and_free(results, world):
-    record, accounts = results["no_trade"]
+    record, holdings = results["no_trade"]
     assert (record.equity == float(world[1].capital)).all()
     assert not record.returns.any()
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(accounts))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(holdings))
 
 
 def test_every_strategy_ends_in_cash_and_its_returns_compound_to_its_equity(results, world):
     capital = float(world[1].capital)
-    for name, (record, accounts) in results.items():
-        assert not accounts.position.any(), name
+    for name, (record, holdings) in results.items():
+        assert not holdings.accounts.position.any(), name
         growth = np.prod(1.0 + record.returns.astype(np.float64))
         assert growth == pytest.approx(record.equity[-1] / capital, rel=1e-5), name
 
 
 def test_gross_less_every_cost_is_what_equity_gained(results, world):
     _, params = world
-    for name, (record, accounts) in results.items():
-        items = costs_by_item(accounts, np.asarray(params.world.costs.tick_value))
-        costs = items["slippage"] + items["latency"] + items["impact"] + items["fees"]
+    for name, (record, holdings) in results.items():
+        items = costs_by_item(holdings, np.asarray(params.world.costs.tick_value))
+        costs = sum(items[item] for item in ("slippage", "latency", "impact", "fees", "shorts"))
         np.testing.assert_allclose(items["gross"] - costs, items["net"], atol=0.05)
+        financing = financing_by_item(holdings)
         gained = record.equity[-1] - float(params.capital)
-        assert items["net"].sum() == pytest.approx(gained, abs=0.5), name
+        net = items["net"].sum() + financing["interest"] - financing["loans"]
+        assert net == pytest.approx(gained, abs=0.5), name
         assert (items["slippage"] >= 0).all()
         assert (items["fees"] >= 0).all()
+
+
+def test_cash_that_nobody_invests_earns_its_rate():
+    env, params = portfolio(
+        random_market(n_products=3, n_steps=100, step_seconds=3600.0), cash_rate=0.05, loan_rate=0.05
+    )
+    record, holdings = run(env, params, ("no_trade",))["no_trade"]
+    years = 99 * 3600 / (365 * 86400)
+    assert record.equity[-1] / float(params.capital) - 1 == pytest.approx(0.05 * years, rel=2e-3)
+    assert float(financing_by_item(holdings)["interest"]) == pytest.approx(
+        float(params.capital) * 0.05 * years, rel=2e-3
+    )
 
 
 def test_buy_and_hold_trades_twice_and_rebalancing_trades_more(results):
@@ -71,12 +86,42 @@ def test_buy_and_hold_trades_twice_and_rebalancing_trades_more(results):
 
 
 def test_baselines_hold_what_they_say(results):
-    np.testing.assert_allclose(results["equal_weight"][0].weights, 1 / 3, rtol=1e-5)
-    parity = results["risk_parity"][0].weights
+    np.testing.assert_allclose(results["equal_weight"][0].decision.granted, 1 / 3, rtol=1e-5)
+    parity = results["risk_parity"][0].decision.granted
     np.testing.assert_allclose(parity.sum(axis=1), 1.0, rtol=1e-4)
     assert np.ptp(parity, axis=1).max() > 0.01
-    np.testing.assert_array_equal(parity, results["agents_risk_parity"][0].weights)
+    np.testing.assert_array_equal(parity, results["agents_risk_parity"][0].decision.granted)
     assert set(BASELINES) <= results.keys()
+
+
+def test_what_is_bought_and_held_drifts_and_is_asked_for_as_it_stands(results):
+    decision = results["buy_and_hold"][0].decision
+    np.testing.assert_allclose(decision.granted[0], 1 / 3, rtol=1e-5)
+    np.testing.assert_array_equal(decision.asked[1:], decision.before[1:])
+    np.testing.assert_allclose(decision.granted[1:], decision.before[1:], atol=2e-6)
+    # The walks of this market move by some 0.2 % of their price; rounding is a thousand times smaller.
+    assert np.ptp(decision.before[1:], axis=0).max() > 2e-4
+    drifted = results["equal_weight"][0].decision.before[1:]
+    assert np.abs(drifted - 1 / 3).max() > 1e-4
+
+
+def test_risk_parity_as_mode_of_coordination_does_what_agents_under_risk_parity_do():
+    data = random_market(2, n_products=3, n_steps=60)
+    held = run(*portfolio(data, coordination="risk_parity"), ("meta_controller", "agents_risk_parity"))
+    chex.assert_trees_all_equal(held["meta_controller"], held["agents_risk_parity"])
+
+
+def test_a_decision_is_told_with_what_was_seen_asked_for_and_granted_and_why(results, world):
+    decisions = results["meta_controller"][0].decision
+    told = tell(decision_at(decisions, 3), world[1].rails.limits, ["oak", "elm", "ash"])
+    first, heads, *agents, why = told.splitlines()
+    assert first.startswith(f"equity {float(decisions.equity[3]):,.0f}; drawdown")
+    assert heads.split()[:6] == ["agent", "base", "before", "asked", "granted", "mean_return"]
+    for a, line in enumerate(agents):
+        cells = line.split()
+        assert cells[0] == ("oak", "elm", "ash")[a]
+        assert cells[3:5] == [f"{x[3, a]:.2f}" for x in (decisions.asked, decisions.granted)]
+    assert why == "guardrails: granted as asked"
 
 
 def test_changing_the_future_changes_no_block_before_it():

@@ -1,11 +1,16 @@
-"""Slow and obvious in float64: weighted moments by their definition, risk parity by Newton, projection as a program.
+"""Slow and obvious in float64: weighted moments by their definition, risk parity by Newton, projection as a program,
+and a portfolio's cash, row by row.
 
 Nothing here shares code with marljax.
 """
 
+from collections.abc import Callable
+
 import cvxpy
 import numpy as np
 import scipy.optimize
+
+from tests.reference.trading import Book, CashAccount, Costs
 
 
 def weighted_covariance(returns: np.ndarray, halflife: float) -> np.ndarray:
@@ -95,6 +100,47 @@ def project(
     problem.solve(solver=cvxpy.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
     assert problem.status == cvxpy.OPTIMAL
     return w.value
+
+
+def cash_and_positions(
+    positions: np.ndarray,
+    book: Callable[[int, int], Book],
+    costs: list[Costs],
+    years: np.ndarray,
+    capital: float,
+    cash_rate: float,
+    loan_rate: float,
+    short_rate: float,
+) -> tuple[list[float], dict[str, float]]:
+    """Equity after each row of a portfolio that holds `positions` int[T, A] lots from each row to the next, and items.
+
+    Whatever changes hands walks `book(row, agent)` and is paid from cash. Then the row's years pass: cash that no
+    position needs earns its rate, what is missing is lent, and a short position is borrowed.
+    """
+    accounts = [CashAccount() for _ in costs]
+    items = dict.fromkeys(("gross", "slippage", "charges", "interest", "loans", "shorts"), 0.0)
+    equities = []
+    for t, row in enumerate(positions):
+        equity, exposure, short = capital, 0.0, 0.0
+        for a, (account, model) in enumerate(zip(accounts, costs, strict=True)):
+            now, then = book(t, a), book(t + 1, a)
+            paid, charged = account.cash_ticks, account.charges
+            bought = account.trade(int(row[a]), now, now, model)
+            assert account.position == row[a], "what was reported as held could be traded"
+            half_ticks = 2 * (paid - account.cash_ticks) - bought * now.double_mid
+            items["slippage"] += half_ticks / 2 * model.tick_value
+            items["charges"] += account.charges - charged
+            items["gross"] += account.position * (then.double_mid - now.double_mid) / 2 * model.tick_value
+            value = account.position * then.double_mid / 2 * model.tick_value
+            equity += account.net(then, model)
+            exposure += abs(value)
+            short += max(-value, 0.0)
+        free = equity + items["interest"] - items["loans"] - items["shorts"] - exposure
+        items["interest"] += years[t] * cash_rate * max(free, 0.0)
+        items["loans"] += years[t] * loan_rate * max(-free, 0.0)
+        items["shorts"] += years[t] * short_rate * short
+        equities.append(equity + items["interest"] - items["loans"] - items["shorts"])
+    return equities, items
 
 
 def least_turnover(

@@ -51,32 +51,41 @@ def rows(data: MarketData, seed: int = 0, warm_up: int = 5) -> Rows:
     return Rows.of(data, features, warm_up=warm_up, closing_rows=3)
 
 
-def policies(n_products: int, seed: int = 0, boldness: float = 30.0) -> Any:
-    """Untrained product agents, leaves [P, ...], their last layer enlarged so that they trade."""
-    keys = jax.random.split(jax.random.key(seed), n_products)
+def policies(n_agents: int, seed: int = 0, boldness: float = 30.0) -> Any:
+    """Untrained product agents, leaves [A, ...], their last layer enlarged so that they trade."""
+    keys = jax.random.split(jax.random.key(seed), n_agents)
     params = jax.vmap(lambda key: POLICY.init(key, N_FEATURES + 1))(keys)
     *hidden, last = params.network
     return params.replace(network=(*hidden, jax.tree.map(lambda x: boldness * x, last)))
 
 
 def portfolio(
-    data: MarketData, part: slice | None = None, seed: int = 0, costs: CostConfig | None = None, **allocation: Any
+    data: MarketData,
+    part: slice | None = None,
+    seed: int = 0,
+    costs: CostConfig | None = None,
+    product: list[int] | None = None,
+    **allocation: Any,
 ) -> tuple[PortfolioEnv, PortfolioParams]:
-    """A portfolio env of untrained agents over `part` of the data (all of it by default); a third of it trains."""
+    """A portfolio env of untrained agents over `part` of the data (all of it by default); a third of it trains.
+
+    There is one agent for each product, or one for each entry of `product`.
+    """
     part, train = part or slice(0, data.n_steps), data.rows(0, data.n_steps // 3)
     config = AllocationConfig(**{"rows_per_block": 5, "covariance_half_life": 30.0} | allocation)
-    env = PortfolioEnv(POLICY, config.rows_per_block, episode_blocks=4)
+    env = PortfolioEnv(POLICY, config.rows_per_block, 4, config.coordination)
     params = portfolio_params(
         data,
         part,
         rows(data, seed).part(part),
         train,
-        policies=policies(data.n_products, seed),
+        policies=policies(data.n_products if product is None else len(product), seed),
         costs=cost_models(train, costs or CostConfig()),
         no_trade_band=0.1,
         capital=default_capital(train),
         config=config,
         episode_blocks=env.episode_blocks,
+        product=None if product is None else np.array(product),
     )
     return env, params
 

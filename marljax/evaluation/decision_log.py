@@ -1,0 +1,41 @@
+"""A rebalance told in words: what was observed, what the policy asked for, what the guardrails made of it and why."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from marljax.envs.portfolio import Decision
+from marljax.portfolio.interventions import describe
+from marljax.portfolio.limits import Limits
+from marljax.portfolio.meta_controller import AGENT_FEATURES, PORTFOLIO_FEATURES, split
+
+
+def tell(decision: Decision, limits: Limits, names: Sequence[str], class_names: Sequence[str] | None = None) -> str:
+    """One decision as lines of text.
+
+    Args:
+        decision: of one rebalance; take it out of a batch first (`decision_at`).
+        limits: the portfolio's.
+        names: of the A agents.
+        class_names: of the asset classes with a cap, in the order of their labels.
+    """
+    agents, portfolio = (np.asarray(part) for part in split(decision.observation))
+    columns = ("base", "before", "asked", "granted")
+    weights = np.stack([np.asarray(getattr(decision, column)) for column in columns], axis=-1)
+    width = max(len("agent"), *map(len, names))
+    seen = ", ".join(f"{name} {value:.2f}" for name, value in zip(PORTFOLIO_FEATURES, portfolio, strict=True))
+    heads = [*columns, *AGENT_FEATURES]
+    lines = [f"equity {float(decision.equity):,.0f}; {seen}", f"{'agent':<{width}} " + " ".join(heads)]
+    for name, row in zip(names, np.concatenate([weights, agents], axis=-1), strict=True):
+        cells = " ".join(f"{value:>{len(head)}.2f}" for head, value in zip(heads, row, strict=True))
+        lines.append(f"{name:<{width}} {cells}")
+    why = describe(
+        decision.intervention, np.asarray(decision.granted), np.asarray(decision.before), limits, names, class_names
+    )
+    return "\n".join([*lines, f"guardrails: {'; '.join(why) if why else 'granted as asked'}"])
+
+
+def decision_at(decisions: Decision, *index: int) -> Decision:
+    """One decision of a batch with leaves [..., *its own shape], such as a backtest's record."""
+    return jax.tree.map(lambda x: np.asarray(x)[index], decisions)

@@ -1,0 +1,73 @@
+"""What money costs while it stands: cash earns a rate, a loan and a short position pay one.
+
+A short sale's proceeds stay as collateral, so what is free is equity less gross exposure; below zero it is a loan.
+Interest is simple, and booked row by row for the time until the next row, on what stands then.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from marljax.data.schema import InputError
+
+SECONDS_PER_YEAR = 365.0 * 86_400.0
+
+
+@struct.dataclass
+class Rates:
+    """Simple rates, fractions per year. Build it with `rates`."""
+
+    cash: jax.Array  # float32[] earned on free cash
+    loan: jax.Array  # float32[] paid on what is borrowed
+    short: jax.Array  # float32[] paid on the value of short positions
+
+
+@struct.dataclass
+class Financing:
+    """What a portfolio of A accounts was financed with so far, item by item."""
+
+    interest: jax.Array  # float32[] currency earned on cash
+    loans: jax.Array  # float32[] currency paid for loans
+    shorts: jax.Array  # float32[A] currency paid for each account's short positions
+
+    @classmethod
+    def none(cls, n_accounts: int) -> "Financing":
+        """Nothing yet."""
+        zero = jnp.zeros((), jnp.float32)
+        return cls(zero, zero, jnp.zeros(n_accounts, jnp.float32))
+
+    def net(self) -> jax.Array:
+        """float32[] currency: interest less what loans and shorts cost."""
+        return self.interest - self.loans - jnp.sum(self.shorts)
+
+
+def rates(cash: float = 0.0, loan: float = 0.0, short: float = 0.0) -> Rates:
+    """Checked rates, fractions per year. Raises InputError for one that is not within -1 to 1, and where a loan costs
+    less than its cash would earn."""
+    for name, value in {"cash": cash, "loan": loan, "short": short}.items():
+        if not -1 <= value <= 1:
+            raise InputError(f"rates: {name} must lie within -1 and 1 per year, got {value!r}")
+    if loan < cash:
+        raise InputError(
+            f"rates: a loan at {loan:g} and cash at {cash:g} conflict: borrowing would earn money; raise the loan's "
+            "rate or lower that of cash"
+        )
+    return Rates(jnp.float32(cash), jnp.float32(loan), jnp.float32(short))
+
+
+def accrue(financing: Financing, rates: Rates, equity: jax.Array, values: jax.Array, years: jax.Array) -> Financing:
+    """The items once a row's time has passed.
+
+    Args:
+        financing: before.
+        rates: of the portfolio.
+        equity: float32[] currency.
+        values: float32[A] currency, what each account's position is worth at the mark, signed.
+        years: float32[] that passed.
+    """
+    free = equity - jnp.sum(jnp.abs(values))
+    return Financing(
+        interest=financing.interest + years * rates.cash * jnp.maximum(free, 0.0),
+        loans=financing.loans + years * rates.loan * jnp.maximum(-free, 0.0),
+        shorts=financing.shorts + years * rates.short * jnp.maximum(-values, 0.0),
+    )
