@@ -7,7 +7,7 @@ policies the equity is therefore exactly that of `PortfolioEnv`.
 
 Roles: `product`, P agents, one per product; `meta`, one agent.
 Observation: product float32[P, F + 1], the scaled features of the row and the position as a fraction of what a full
-signal means. meta float32[1, 8 P + 3], see `marljax.portfolio.meta_controller.observe`; it stays what it was at the
+signal means. meta float32[1, 9 P + 6], see `marljax.portfolio.meta_controller.observe`; it stays what it was at the
 block's beginning until the block ends.
 Action: product float32[P, 1] in [-1, 1], the target position as in `ReplayEnv`, without effect in a block's first step.
 meta float32[1, P + 1] in [-1, 1] as in `PortfolioEnv`, without effect in the others.

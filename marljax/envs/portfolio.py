@@ -3,7 +3,7 @@
 One env step allocates capital and then lets every product agent trade through the block's rows with its own policy,
 whose parameters are data. The whole episode is therefore one jitted function over all policies.
 
-Observation: float32[8 P + 3], see `marljax.portfolio.meta_controller.observe`.
+Observation: float32[9 P + 6], see `marljax.portfolio.meta_controller.observe`.
 Action: float32[P + 1] in [-1, 1]: a tilt of each product's risk-parity weight, and gross exposure.
 Reward: float32[], the block's portfolio log return in units of `reward_scale`, less `risk_aversion / 2` times its
 square.
@@ -20,9 +20,9 @@ from flax import struct
 from marljax.envs.environment import Box, Environment, Step
 from marljax.envs.replay import target_position
 from marljax.market.slippage import Account, CostModel, Tape, trade
-from marljax.portfolio.guardrails import Intervention, Limits
+from marljax.portfolio.guardrails import Intervention, Limits, project
 from marljax.portfolio.market_state import Blocks, MarketState
-from marljax.portfolio.meta_controller import TrackRecord, allocate, observation_size, observe
+from marljax.portfolio.meta_controller import MarketView, TrackRecord, ask, observation_size, observe
 
 
 class Policy(Protocol):
@@ -212,15 +212,17 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
 
     def observe(self, state: PortfolioState, params: PortfolioParams) -> jax.Array:
         """What the meta-policy sees before it allocates; see `meta_controller.observe`."""
-        return observe(
-            state.record,
-            state.weights,
-            1.0 - state.equity / state.peak,
-            params.market.base[state.block],
-            params.market.volatility[state.block] * jnp.sqrt(self.rows_per_block),
-            params.typical_volatility,
-            params.market.correlation[state.block],
+        market, block = params.market, state.block
+        volatility = market.volatility[block] * jnp.sqrt(self.rows_per_block)
+        view = MarketView(
+            base=market.base[block],
+            volatility=volatility,
+            typical_volatility=params.typical_volatility,
+            correlation=market.correlation[block],
+            correlation_change=market.correlation[block] - market.correlation[jnp.maximum(block - 1, 0)],
+            volatility_regime=jnp.clip(jnp.mean(jnp.log(volatility / params.typical_volatility)), -1.0, 1.0),
         )
+        return observe(state.record, view, state.weights, 1.0 - state.equity / state.peak)
 
     def step_env(self, key: jax.Array, state: PortfolioState, action: jax.Array, params: PortfolioParams) -> Step:
         weights, asked, intervention = self.allocate(state, action, params)
@@ -232,9 +234,10 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
     def allocate(
         self, state: PortfolioState, action: jax.Array, params: PortfolioParams
     ) -> tuple[jax.Array, jax.Array, Intervention]:
-        """What an action grants and asks for in the state's block; see `meta_controller.allocate`."""
-        base = params.market.base[state.block]
-        return allocate(jnp.clip(action, -1.0, 1.0), base, params.tilt, params.limits)
+        """What an action is granted and asks for in the state's block, and what the guardrails did."""
+        asked = ask(jnp.clip(action, -1.0, 1.0), params.market.base[state.block], params.tilt, params.limits.gross)
+        granted, intervention = project(asked, params.limits)
+        return granted, asked, intervention
 
     def lots(self, state: PortfolioState, weights: jax.Array, params: PortfolioParams) -> jax.Array:
         """float32[P] the position that a full signal means in the state's block under `weights`."""

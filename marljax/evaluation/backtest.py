@@ -15,7 +15,7 @@ from flax import struct
 from marljax.envs.portfolio import Policy, PortfolioEnv, PortfolioParams, PortfolioState, World, lot_values, trade_block
 from marljax.market.slippage import Account
 from marljax.portfolio.guardrails import project
-from marljax.portfolio.meta_controller import allocate
+from marljax.portfolio.meta_controller import ask
 
 NOTHING, EQUAL_WEIGHT, RISK_PARITY, META_CONTROLLER = range(4)
 
@@ -88,7 +88,7 @@ def backtest(
         state = dataclasses.replace(state, block=i)
         base = params.market.base[i]
         action, _ = network.apply(meta_policy, env.observe(state, params), network.init_carry(), key, True)
-        _, wanted, _ = allocate(action, base, params.tilt, params.limits)
+        wanted = ask(action, base, params.tilt, params.limits.gross)
         fixed = jnp.stack([jnp.zeros(n_products), equal, base]) * params.limits.gross
         asked = jnp.concatenate([fixed, wanted[None]])[strategy.allocation]
         granted, intervention = project(asked, params.limits)
