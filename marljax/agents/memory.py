@@ -8,6 +8,20 @@ import jax.numpy as jnp
 from marljax.agents.networks import Carry, Dense, Network, Params, dense, init_dense, init_mlp
 
 
+def init_recurrence(key: jax.Array, n_in: int, width: int) -> Params:
+    """Fresh parameters of `recur`."""
+    return _recurrence(list(jax.random.split(key, 4)), n_in, width)
+
+
+def recur(params: Params, x: jax.Array, carry: jax.Array) -> jax.Array:
+    """The carry float32[..., width] after float32[..., n_in]."""
+    from_x = jnp.split(dense(params["input"], x), 3, -1)
+    from_carry = jnp.split(dense(params["recurrent"], carry), 3, -1)
+    reset, update = (jax.nn.sigmoid(a + b) for a, b in zip(from_x[:2], from_carry[:2], strict=True))
+    candidate = jnp.tanh(from_x[2] + reset * from_carry[2])
+    return (1.0 - update) * candidate + update * carry
+
+
 @dataclasses.dataclass(frozen=True)
 class GRU:
     """A perceptron of all but the last width, a recurrence of the last one, and a linear head.
@@ -22,16 +36,12 @@ class GRU:
         return True
 
     def init(self, key: jax.Array, n_in: int, n_out: int, final_scale: float) -> Params:
-        body_key, input_key, *gate_keys, head_key = jax.random.split(key, 6)
+        body_key, *recurrence_keys, head_key = jax.random.split(key, 6)
         width = self.hidden[-1]
         n_body = self.hidden[-2] if len(self.hidden) > 1 else n_in
         return {
             "body": init_mlp(body_key, (n_in, *self.hidden[:-1]), 2.0**0.5) if len(self.hidden) > 1 else (),
-            "input": init_dense(input_key, n_body, 3 * width, 1.0),
-            # Each gate's recurrent kernel is orthogonal by itself.
-            "recurrent": Dense(
-                jnp.concatenate([init_dense(k, width, width, 1.0).kernel for k in gate_keys], -1), jnp.zeros(3 * width)
-            ),
+            **_recurrence(recurrence_keys, n_body, width),
             "head": init_dense(head_key, width, n_out, final_scale),
         }
 
@@ -41,11 +51,7 @@ class GRU:
     def apply(self, params: Params, x: jax.Array, carry: jax.Array) -> tuple[jax.Array, jax.Array]:
         for layer in params["body"]:
             x = jnp.tanh(dense(layer, x))
-        from_x = jnp.split(dense(params["input"], x), 3, -1)
-        from_carry = jnp.split(dense(params["recurrent"], carry), 3, -1)
-        reset, update = (jax.nn.sigmoid(a + b) for a, b in zip(from_x[:2], from_carry[:2], strict=True))
-        candidate = jnp.tanh(from_x[2] + reset * from_carry[2])
-        carry = (1.0 - update) * candidate + update * carry
+        carry = recur(params, x, carry)
         return dense(params["head"], carry), carry
 
 
@@ -77,3 +83,12 @@ def unroll(
 def forget(carry: Carry, done: jax.Array) -> Carry:
     """The carry, leaves [N, ..., H], set to zero where `done` bool[N]."""
     return jax.tree.map(lambda c: jnp.where(done.reshape(done.shape + (1,) * (c.ndim - done.ndim)), 0.0, c), carry)
+
+
+def _recurrence(keys: list[jax.Array], n_in: int, width: int) -> Params:
+    # Each gate's recurrent kernel is orthogonal by itself.
+    gates = [init_dense(key, width, width, 1.0).kernel for key in keys[1:]]
+    return {
+        "input": init_dense(keys[0], n_in, 3 * width, 1.0),
+        "recurrent": Dense(jnp.concatenate(gates, -1), jnp.zeros(3 * width)),
+    }

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from marljax.agents.agent_set import AgentSet
 from marljax.agents.learner import EnvParams, all_finite, choose
 from marljax.agents.memory import forget
-from marljax.agents.networks import Carry
+from marljax.agents.networks import Carry, Network
 from marljax.agents.normalisation import Moments, Scaler
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo_config import Memory, PPOConfig, PPORunner, Statistics
@@ -57,7 +58,7 @@ class PPO:
 
     def roster(self, env_params: EnvParams) -> Roster:
         """The agents."""
-        return roster(self.env, env_params, self.config.body, self.config.separate)
+        return roster(self.env, env_params, self.config)
 
     def init(self, key: jax.Array, env_params: EnvParams) -> PPORunner:
         config, agents = self.config, self.roster(env_params)
@@ -176,7 +177,7 @@ class PPO:
 
 def init_params(key: jax.Array, agents: Roster, config: PPOConfig) -> dict[str, Any]:
     """Fresh networks by team, and of the shared critic."""
-    body, params = config.body, {}
+    params = {}
     *team_keys, centre_key = jax.random.split(key, 1 + len(agents.teams))
     for team, team_key in zip(agents.teams, team_keys, strict=True):
 
@@ -184,33 +185,32 @@ def init_params(key: jax.Array, agents: Roster, config: PPOConfig) -> dict[str, 
             policy_key, critic_key = jax.random.split(key)
             learned = {"policy": team.policy.init(policy_key, team.obs_size)}
             if config.critic == "own":
-                learned["critic"] = body.init(critic_key, team.obs_size, 1, final_scale=1.0)
+                learned["critic"] = team.policy.network.init(critic_key, team.obs_size, 1, final_scale=1.0)
             return learned
 
         params[team.name] = one(team_key) if team.shares else jax.vmap(one)(jax.random.split(team_key, team.n_agents))
     if config.critic == "shared":
         n_in = sum(team.n_agents * team.obs_size for team in agents.teams)
         n_out = sum(team.n_agents for team in agents.teams)
-        params[CENTRE] = {"critic": body.init(centre_key, n_in, n_out, final_scale=1.0)}
+        params[CENTRE] = {"critic": config.body.init(centre_key, n_in, n_out, final_scale=1.0)}
     return params
 
 
 def first_memory(agents: Roster, config: PPOConfig) -> Memory:
     """At an episode's beginning, of N worlds."""
-    blank = config.body.init_carry()
 
-    def of(*shape: int) -> Carry:
-        return jax.tree.map(lambda c: jnp.zeros((*shape, *c.shape)), blank)
+    def of(network: Network, *shape: int) -> Carry:
+        return jax.tree.map(lambda c: jnp.zeros((*shape, *c.shape)), network.init_carry())
 
     n = config.n_envs
 
     def by_team() -> dict[str, Carry]:
-        return {team.name: of(n, team.n_agents) for team in agents.teams}
+        return {team.name: of(team.policy.network, n, team.n_agents) for team in agents.teams}
 
     # Two of them: a donated Runner must not hold one array twice.
     return Memory(
         policy=by_team(),
-        critic={CENTRE: of(n)} if config.critic == "shared" else by_team(),
+        critic={CENTRE: of(config.body, n)} if config.critic == "shared" else by_team(),
         discounted={team.name: jnp.zeros((n, team.n_agents)) for team in agents.teams},
     )
 
@@ -244,7 +244,7 @@ def rescaled(runner: PPORunner, agents: Roster, rollout: Rollout, config: PPOCon
 
         statistics[team.name] = agents.each(team.name, add)(runner.statistics[team.name], obs, returns)
         if config.normalise_observations:
-            scaler = agents.each(team.name, Scaler.of)(statistics[team.name].obs)
+            scaler = agents.each(team.name, functools.partial(_scaler, team))(statistics[team.name].obs)
             policy = dataclasses.replace(params[team.name]["policy"], scaler=scaler)
             params[team.name] = params[team.name] | {"policy": policy}
     return dataclasses.replace(runner, params=params, statistics=statistics)
@@ -279,6 +279,11 @@ def describe(agents: Roster, worlds: Worlds, rollout: Rollout, losses: Any, norm
     if CENTRE in norms:
         metrics["critic_grad_norm"] = norms[CENTRE].mean()
     return metrics
+
+
+def _scaler(team: Team, seen: Moments) -> Scaler:
+    network = team.policy.network
+    return Scaler.of(network.pooled(seen) if isinstance(network, AgentSet) else seen)
 
 
 def _left(decay: float | jax.Array, chunks: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import optax
 from flax import struct
 
+from marljax.agents.agent_set import AgentSet
 from marljax.agents.attention import Attention
 from marljax.agents.memory import GRU
 from marljax.agents.networks import MLP, Carry, Network
@@ -13,6 +14,7 @@ from marljax.agents.normalisation import Moments
 from marljax.agents.rollout import Worlds
 from marljax.data.limits import require, require_counts, require_not_negative, require_positive, require_shares
 from marljax.data.schema import InputError
+from marljax.envs.environment import Space
 
 
 @struct.dataclass
@@ -34,7 +36,12 @@ class PPOConfig:
     tokens: int = struct.field(pytree_node=False, default=1)
     """Equal parts, one per product, that attention takes an observation for [count]."""
     heads: int = struct.field(pytree_node=False, default=2)
-    """Heads of attention [count]."""
+    """Heads of attention, over products or over agents [count]."""
+    over_agents: tuple[str, ...] = struct.field(pytree_node=False, default=())
+    """Roles that allocate among agents; "agent" where there are no roles. Their networks, recurrent for a GRU, are over
+    the set of agents and fit any number of them."""
+    exposure: float = struct.field(pytree_node=False, default=0.95)
+    """Of their largest gross exposure, the share that they ask for before they learn [1]."""
     critic: Literal["own", "shared"] = struct.field(pytree_node=False, default="own")
     """Whether every agent judges by its own observation, or one critic by all observations (in training only)."""
     separate: tuple[str, ...] = struct.field(pytree_node=False, default=())
@@ -88,13 +95,16 @@ class PPOConfig:
         for name, known in (("network", ("mlp", "gru", "attention")), ("critic", ("own", "shared"))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        require(self, "above 0 and below 1", lambda x: 0 < x < 1, "exposure")
         if self.network == "attention" and self.critic == "shared":
             raise InputError("attention over products looks at one observation: critic must be own")
-        if self.network != "attention" and (self.tokens, self.heads) != (1, 2):
-            raise InputError(
-                f"tokens {self.tokens} and heads {self.heads} are for network attention, not for {self.network}"
-            )
-        if self.network != "mlp" and not self.hidden:
+        if self.network != "attention" and self.tokens != 1:
+            raise InputError(f"tokens {self.tokens} are for network attention, not for {self.network}")
+        if self.network != "attention" and not self.over_agents and self.heads != 2:
+            raise InputError(f"heads {self.heads} are for network attention and over_agents, not for {self.network}")
+        if not self.over_agents and self.exposure != 0.95:
+            raise InputError(f"exposure {self.exposure} is for roles named in over_agents, and none is")
+        if (self.network != "mlp" or self.over_agents) and not self.hidden:
             raise InputError(f"hidden must have a width at least for network {self.network}, got {self.hidden!r}")
         split = "n_envs" if self.network == "gru" else "n_steps"
         if getattr(self, split) % self.n_minibatches:
@@ -102,10 +112,25 @@ class PPOConfig:
 
     @property
     def body(self) -> Network:
-        """The network of actor and critic."""
+        """The network of actor and critic, but for roles over agents."""
         if self.network == "attention":
             return Attention(self.hidden, self.tokens, self.heads)
         return GRU(self.hidden) if self.network == "gru" else MLP(self.hidden)
+
+    def network_of(self, role: str, action: Space) -> Network:
+        """The network of one agent of a role, and of its own critic. Raises InputError where the role allocates and its
+        actions are not a tilt for every agent and an exposure."""
+        if role not in self.over_agents:
+            return self.body
+        if len(action.shape) != 1 or action.shape[0] < 2:
+            raise InputError(f"over_agents names {role!r}, whose action is not a tilt for each agent and an exposure")
+        return AgentSet(
+            n_agents=action.shape[0] - 1,
+            hidden=self.hidden,
+            heads=self.heads,
+            recurrent=self.network == "gru",
+            exposure=self.exposure,
+        )
 
 
 @struct.dataclass

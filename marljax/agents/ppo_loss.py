@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from marljax.agents.memory import unroll
-from marljax.agents.networks import Carry
+from marljax.agents.networks import Carry, Network
 from marljax.agents.ppo_config import Batch, Memory, PPOConfig, PPORunner
 from marljax.agents.returns import generalised_advantage
 from marljax.agents.rollout import Metrics, Transition
@@ -89,15 +89,14 @@ def values_along(
 ) -> tuple[ByTeam, ByTeam, dict[str, Carry]]:
     """Values of observations and of what was seen after each step before any reset, float32[T, N, G] by team, and the
     critics' memories after the last step."""
-    body = config.body
 
-    def judge(critic: Any, x: jax.Array, final_x: jax.Array, carry: Carry) -> tuple[jax.Array, jax.Array, Carry]:
-        y, left, last = unroll(body, critic, x, carry, done)
-        return y, body.apply(critic, final_x, left)[0], last
+    def judge(network: Network, critic: Any, x: jax.Array, final_x: jax.Array, carry: Carry) -> Any:
+        y, left, last = unroll(network, critic, x, carry, done)
+        return y, network.apply(critic, final_x, left)[0], last
 
     if config.critic == "shared":
         seen, finally_seen = joined(params, agents, obs), joined(params, agents, final_obs)
-        y, final_y, carry = judge(params[CENTRE]["critic"], seen, finally_seen, memory.critic[CENTRE])
+        y, final_y, carry = judge(config.body, params[CENTRE]["critic"], seen, finally_seen, memory.critic[CENTRE])
         return parted(agents, y), parted(agents, final_y), {CENTRE: carry}
     value: ByTeam = {}
     next_value: ByTeam = {}
@@ -105,9 +104,9 @@ def values_along(
     for team in agents.teams:
         name = team.name
 
-        def own(params: Any, obs: jax.Array, final_obs: jax.Array, carry: Carry) -> Any:
+        def own(params: Any, obs: jax.Array, final_obs: jax.Array, carry: Carry, team: Team = team) -> Any:
             scaler = params["policy"].scaler
-            return judge(params["critic"], scaler(obs), scaler(final_obs), carry)
+            return judge(team.policy.network, params["critic"], scaler(obs), scaler(final_obs), carry)
 
         now, after, last[name] = team.across(own, params[name], obs[name], final_obs[name], memory.critic[name])
         value[name], next_value[name] = now[..., 0], after[..., 0]
@@ -116,17 +115,18 @@ def values_along(
 
 def values(params: dict[str, Any], agents: Roster, batch: Batch, config: PPOConfig) -> ByTeam:
     """float32[T, N, G] by team."""
-    body = config.body
     if config.critic == "shared":
         carry = batch.memory.critic[CENTRE]
-        y, _, _ = unroll(body, params[CENTRE]["critic"], joined(params, agents, batch.obs), carry, batch.done)
+        y, _, _ = unroll(config.body, params[CENTRE]["critic"], joined(params, agents, batch.obs), carry, batch.done)
         return parted(agents, y)
 
-    def own(params: Any, obs: jax.Array, carry: Carry) -> jax.Array:
-        return unroll(body, params["critic"], params["policy"].scaler(obs), carry, batch.done)[0]
+    def own(team: Team, params: Any, obs: jax.Array, carry: Carry) -> jax.Array:
+        return unroll(team.policy.network, params["critic"], params["policy"].scaler(obs), carry, batch.done)[0]
 
     return {
-        team.name: team.across(own, params[team.name], batch.obs[team.name], batch.memory.critic[team.name])[..., 0]
+        team.name: team.across(
+            functools.partial(own, team), params[team.name], batch.obs[team.name], batch.memory.critic[team.name]
+        )[..., 0]
         for team in agents.teams
     }
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from marljax.agents.networks import Network
 from marljax.agents.policy import CategoricalPolicy, TanhGaussianPolicy, policy_for
+from marljax.agents.ppo_config import PPOConfig
 from marljax.data.schema import InputError
 from marljax.envs.environment import Environment
 
@@ -83,19 +83,21 @@ class Roster:
         return {self.teams[0].name: arrays}
 
 
-def roster(env: Environment, env_params: Any, network: Network, separate: tuple[str, ...]) -> Roster:
-    """The teams of an environment, the agents of the roles in `separate` with parameters of their own.
+def roster(env: Environment, env_params: Any, config: PPOConfig) -> Roster:
+    """The teams of an environment: which agents have parameters of their own and which are over agents, `config` says.
 
     Raises:
-        InputError: `separate` names a role that is not there, or a role is named "centre".
+        InputError: `separate` or `over_agents` names a role that is not there or does not fit, or a role is named
+            "centre".
         ValueError: observations are not vectors, or actions neither in [-1, 1]^A nor discrete.
     """
     observation, action = env.observation_space(env_params), env.action_space(env_params)
     by_role = isinstance(observation, dict)
     observations = observation if by_role else {ONLY: observation}
     actions = action if by_role else {ONLY: action}
-    if unknown := [name for name in separate if name not in observations]:
-        raise InputError(f"separate names {unknown}, and the roles are {sorted(observations)}")
+    for field in ("separate", "over_agents"):
+        if unknown := [name for name in getattr(config, field) if name not in observations]:
+            raise InputError(f"{field} names {unknown}, and the roles are {sorted(observations)}")
     if CENTRE in observations:
         raise InputError(f"a role must not be called {CENTRE!r}: the shared critic is")
     ranks = {len(space.shape) for space in observations.values()}
@@ -111,8 +113,8 @@ def roster(env: Environment, env_params: Any, network: Network, separate: tuple[
                 name,
                 n_agents=space.shape[0] if agent_axis else 1,
                 obs_size=space.shape[-1],
-                policy=policy_for(own, network),
-                shares=name not in separate,
+                policy=policy_for(own, config.network_of(name, own)),
+                shares=name not in config.separate,
             )
         )
     return Roster(tuple(teams), by_role, agent_axis)

@@ -16,6 +16,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from marljax.agents.agent_set import AgentSet
 from marljax.agents.attention import Attention
 from marljax.agents.memory import GRU
 from marljax.agents.networks import MLP, Carry
@@ -24,7 +25,7 @@ from marljax.data.schema import InputError
 from marljax.runtime.artefacts import load_tree, read_json, save_tree, write_atomic, write_json
 
 POLICIES = {form.__name__: form for form in (TanhGaussianPolicy, CategoricalPolicy)}
-NETWORKS = {form.__name__: form for form in (MLP, GRU, Attention)}
+NETWORKS = {form.__name__: form for form in (MLP, GRU, Attention, AgentSet)}
 PLATFORMS = ("cpu", "cuda", "tpu")
 """An exported program runs on all of them."""
 
