@@ -22,22 +22,28 @@ JUDGED = 2
 """Folded into the seed: for the episodes that judge."""
 
 
+LEARNER = PPOConfig(
+    n_envs=64,
+    n_steps=64,
+    hidden=(16, 16),
+    over_agents=("agent",),
+    exposure=0.6,
+    normalise_observations=True,
+    # What is allocated has no effect beyond the next rebalance but for what trading costs.
+    discount=0.2,
+    gae_lambda=0.0,
+    learning_rate=5e-3,
+    entropy_coefficient=0.0,
+    value_clip=10.0,
+)
+"""Of all three proofs: one policy for every agent, whoever it is, which begins at risk parity."""
+
+
 @dataclasses.dataclass(frozen=True)
 class MetaConfig(ProofConfig):
     """How the meta-controller learns and is judged."""
 
-    ppo: PPOConfig = PPOConfig(
-        n_envs=64,
-        n_steps=64,
-        n_epochs=2,
-        hidden=(32, 32),
-        normalise_observations=True,
-        discount=0.5,
-        gae_lambda=0.0,
-        learning_rate=3e-3,
-        entropy_coefficient=0.0,
-        value_clip=10.0,
-    )
+    ppo: PPOConfig = LEARNER
     """How it learns; the learning rate falls to zero over the chunks."""
     episodes: int = 200
     """That every seed is judged on, and the other strategies with it [count]."""

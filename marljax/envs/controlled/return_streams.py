@@ -122,9 +122,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
     ) -> Step:
         base, held = state.market.base, state.weights
         asked = ask(jnp.clip(action, -1.0, 1.0), base, params.tilt, params.gross)
-        brake, granted, intervention = guard(
-            params.rails, state.brake, asked, held, state.covariance, state.equity
-        )
+        brake, granted, intervention = guard(params.rails, state.brake, asked, held, state.covariance, state.equity)
         turnover = jnp.abs(granted - held).sum()
         state, rows = self._watch(key, state, params)
         growth = jnp.prod(1.0 + rows.returns, axis=0)
@@ -175,9 +173,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
         usual = params.record_decay * state.usual_correlation + (1.0 - params.record_decay) * _mean_correlation(
             moments.covariance
         )
-        state = dataclasses.replace(
-            state, position=position, moments=moments, record=record, usual_correlation=usual
-        )
+        state = dataclasses.replace(state, position=position, moments=moments, record=record, usual_correlation=usual)
         return state, rows
 
     def _view(self, state: ReturnStreamsState, params: ReturnStreamsParams) -> ReturnStreamsState:
