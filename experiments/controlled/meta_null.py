@@ -2,12 +2,12 @@
 
     python experiments/controlled/meta_null.py [--preset quick]
 
-Four product agents earn independent returns of one and the same law. The meta-controller, which learns from the utility
-of growth after costs, may tilt as far as it may in meta_regimes.py and learns at the same settings. It is judged without
-exploration, on episodes of its own: at each rebalance the weights granted are compared with risk parity at the same
-exposure, and the difference is held until the next one. `estimate` is the tracking error, the standard deviation over
-all rebalances of what that difference returns, a year, mean over seeds. `met` asks that the upper end of its interval
-is below the target.
+Four product agents earn returns of one and the same law, alike and independent over time. The meta-controller, which
+learns from the utility of growth after costs, may tilt as far as in meta_regimes.py and learns at the same settings. It
+is judged without exploration, on episodes of its own: at each rebalance the weights granted are compared with risk
+parity at the same exposure, and the difference is held until the next one. `estimate` is the tracking error, the
+standard deviation over all rebalances of what that difference returns, a year, mean over seeds. `met` asks that the
+upper end of its interval is below the target.
 """
 
 import dataclasses
@@ -113,8 +113,8 @@ def draw(path: Path, played: Played, verdict: Verdict, more: Mapping[str, Any]) 
     ]
     low, high = verdict.interval
     headline = (
-        f"Where there is nothing to know, the meta-controller is {verdict.estimate:.2%} a year ({low:.2%} to {high:.2%}) "
-        f"off risk parity; less than {TARGET:.0%} was asked for."
+        f"Where there is nothing to know, the meta-controller is {verdict.estimate:.2%} a year "
+        f"({low:.2%} to {high:.2%}) off risk parity; less than {TARGET:.0%} was asked for."
     )
     write_picture(path, "Agents that are all the same", headline, page)
 

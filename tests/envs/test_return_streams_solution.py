@@ -28,7 +28,12 @@ INVESTOR = Investor(gross=1.5, rate=0.001, scale=0.02, risk_aversion=0.5)
 
 def test_the_belief_is_that_of_summing_over_all_paths_of_the_regime():
     returns = np.random.default_rng(0).multivariate_normal([0.0, 0.0], 9e-4 * np.eye(2), (3, 2))
-    density = np.array([stats.multivariate_normal(m, c).pdf(returns.reshape(6, 2)) for m, c in zip(*LAW[:2])]).T
+    density = np.array(
+        [
+            stats.multivariate_normal(m, c).pdf(returns.reshape(6, 2))
+            for m, c in zip(LAW.mean, LAW.covariance, strict=True)
+        ]
+    ).T
     wanted = []
     for n in (0, 2, 4):
         weight = np.zeros(2)

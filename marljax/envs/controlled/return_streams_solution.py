@@ -1,4 +1,4 @@
-"""What is best where returns follow a known hidden Markov law, on the host in float64; it shares no code with the world.
+"""What is best where returns follow a known hidden Markov law, on the host in float64, apart from the world's code.
 
 Who knows the law and sees every return knows the regime as well as it can be known: by the recursive filter of Hamilton
 (1989, Econometrica 57). What is allocated changes neither the regime nor what is seen of it, so where rebalancing is
@@ -89,7 +89,7 @@ def draw_growth(law: Law, n_periods: int, n_draws: int, rng: np.random.Generator
 
 def best_weights(belief: np.ndarray, growth: np.ndarray, n_periods: int, investor: Investor) -> np.ndarray:
     """The best allocation at one belief float64[S] for draws of growth float64[S, N, A]: float64[A] fractions."""
-    n_regimes, n_draws, n_agents = growth.shape
+    n_draws, n_agents = growth.shape[1:]
     cash = (1.0 + investor.rate) ** n_periods
     excess = (growth - cash).reshape(-1, n_agents)
     chance = np.repeat(belief, n_draws) / n_draws
