@@ -12,12 +12,16 @@ zero.
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
+
+sys.path.insert(0, str(Path(__file__).parent))
+
 from meta_picture import by_seed, drawdown, timeline
 from meta_streams import LEARNER, MetaConfig, Played, judged, law_of, log_growth, play
 from picture import best_line, seed_lines, write_picture

@@ -11,12 +11,16 @@ upper end of its interval is below the target.
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
 from meta_picture import by_seed, timeline
 from meta_streams import LEARNER, MetaConfig, Played, judged, play
 from picture import write_picture

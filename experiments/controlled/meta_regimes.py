@@ -2,8 +2,8 @@
 
     python experiments/controlled/meta_regimes.py [--preset quick]
 
-Four product agents earn returns by a hidden Markov law: in one regime the first two do well and the others are wild and
-lose, in another it is the other way round, in the third all lose together. The meta-controller sees what it always sees
+Four product agents earn returns by a hidden Markov law: in one regime the first two earn and the others are wild and
+idle, in another it is the other way round, in the third all are wild and lose together. The meta-controller sees what it always sees
 and learns from the utility of growth alone. Its certainty equivalent over cash, net of costs, is compared with that of
 the optimum: Hamilton's filter on every return, the law known, and the best allocation at each belief, rebalanced for
 nothing. `estimate` is the share of it, mean over seeds. `met` also asks that it beats risk parity and equal weight at
@@ -12,11 +12,15 @@ interval over seeds that excludes zero.
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
 from meta_picture import by_seed, timeline
 from meta_streams import LEARNER, MetaConfig, Played, investor_of, judged, law_of, log_growth, play
 from picture import write_picture
@@ -45,18 +49,18 @@ def correlation(within: float, across: float) -> np.ndarray:
 
 def market() -> ReturnStreamsParams:
     """The world; its numbers are per week."""
-    earn, fail, lose = 0.00425, -0.001, -0.005
+    earn, idle, lose = 0.00425, 0.0005, -0.005
     calm, wild = 0.0139, 0.028
     pairs = correlation(0.4, -0.1)
     streams = regime_streams(
-        mean=np.array([[earn, earn, fail, fail], [fail, fail, earn, earn], [lose] * 4]),
+        mean=np.array([[earn, earn, idle, idle], [idle, idle, earn, earn], [lose] * 4]),
         volatility=np.array([[calm, calm, wild, wild], [wild, wild, calm, calm], [wild] * 4]),
         correlation=np.stack([pairs, pairs, correlation(0.8, 0.8)]),
         transition=np.array(
             [
-                [1 - 1 / 260, 0.6 / 260, 0.4 / 260],
-                [0.6 / 260, 1 - 1 / 260, 0.4 / 260],
-                [0.5 / 78, 0.5 / 78, 1 - 1 / 78],
+                [1 - 1 / 416, 0.6 / 416, 0.4 / 416],
+                [0.6 / 416, 1 - 1 / 416, 0.4 / 416],
+                [0.5 / 104, 0.5 / 104, 1 - 1 / 104],
             ]
         ),
     )
@@ -64,7 +68,7 @@ def market() -> ReturnStreamsParams:
         streams,
         typical_volatility=np.full(4, 2.0 * calm),
         tilt=float(np.log(6.0)),
-        gross=1.5,
+        gross=1.25,
         cost=0.0005,
         halflife=4.0,
         record_decay=0.8,

@@ -25,10 +25,10 @@ JUDGED = 2
 LEARNER = PPOConfig(
     n_envs=64,
     n_steps=64,
+    n_epochs=3,
     hidden=(16, 16),
     over_agents=("agent",),
     exposure=0.6,
-    normalise_observations=True,
     # What is allocated has no effect beyond the next rebalance but for what trading costs.
     discount=0.2,
     gae_lambda=0.0,

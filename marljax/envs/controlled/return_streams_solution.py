@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import interpolate, optimize
 
-_GRID = 16
+_GRID = 12
 """Parts into which beliefs are divided from certainty to certainty."""
 
 
@@ -146,7 +146,7 @@ class BestAllocation:
         return interpolate.LinearNDInterpolator(self.grid[:, :-1], self.weights)(inside)
 
 
-def solve(law: Law, n_periods: int, investor: Investor, *, n_draws: int = 4000, seed: int = 0) -> BestAllocation:
+def solve(law: Law, n_periods: int, investor: Investor, *, n_draws: int = 3000, seed: int = 0) -> BestAllocation:
     """The optimum."""
     growth = draw_growth(law, n_periods, n_draws, np.random.default_rng(seed))
     grid = belief_grid(len(law.first))
