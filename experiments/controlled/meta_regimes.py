@@ -3,12 +3,12 @@
     python experiments/controlled/meta_regimes.py [--preset quick]
 
 Four product agents earn returns by a hidden Markov law: in one regime the first two earn and the others are wild and
-idle, in another it is the other way round, in the third all are wild and lose together. The meta-controller sees what it always sees
-and learns from the utility of growth alone. Its certainty equivalent over cash, net of costs, is compared with that of
-the optimum: Hamilton's filter on every return, the law known, and the best allocation at each belief, rebalanced for
-nothing. `estimate` is the share of it, mean over seeds. `met` also asks that it beats risk parity and equal weight at
-the constant exposures that would have been best for them on these very episodes, and the best fixed mix, each with an
-interval over seeds that excludes zero.
+idle, in another it is the other way round, in the third all are wild and lose together. The meta-controller sees what
+it always sees and learns from the utility of growth alone. Its certainty equivalent over cash, net of costs, is
+compared with that of the optimum: Hamilton's filter on every return, the law known, and the best allocation at each
+belief, rebalanced for nothing. `estimate` is the share of it, mean over seeds. `met` also asks that it beats risk
+parity and equal weight at the constant exposures that would have been best for them on these very episodes, and the
+best fixed mix, each with an interval over seeds that excludes zero.
 """
 
 import dataclasses
