@@ -103,7 +103,7 @@ def test_who_leaves_in_a_crash_has_the_smaller_drawdown_and_who_only_holds_less_
 def test_a_constant_tilt_has_the_tracking_error_of_its_variance():
     world = meta_null.market()
     rows = drawn(world, (60, 100, 4), seed=1)
-    off = 0.02 * np.array([1.0, -1.0, 2.0, -2.0])
+    off = 0.03 * np.array([1.0, -1.0, 2.0, -2.0])
     weights = np.stack([np.full((60, 100, 4), 0.2) + x * off for x in (0.0, 1.0)])
     verdict, more = meta_null.judge(played(world, weights, *rows), world, 8)
     covariance = 4 * 0.02**2 * (0.3 + 0.7 * np.eye(4))
