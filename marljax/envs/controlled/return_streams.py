@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 
 from marljax.data.schema import InputError
-from marljax.envs.controlled.return_streams_laws import Streams
+from marljax.envs.controlled.return_streams_laws import StreamRows, Streams
 from marljax.envs.environment import Box, Environment, Step
 from marljax.portfolio import covariance
 from marljax.portfolio.brake import BrakeState, released
@@ -156,7 +156,9 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
         over = state.elapsed >= self.episode_steps
         return self._observe(state), state, reward, jnp.zeros((), bool), over, info
 
-    def _watch(self, key: jax.Array, state: ReturnStreamsState, params: ReturnStreamsParams):
+    def _watch(
+        self, key: jax.Array, state: ReturnStreamsState, params: ReturnStreamsParams
+    ) -> tuple[ReturnStreamsState, StreamRows]:
         """The periods up to the next rebalance, and the agents' record and moments after them."""
         position, rows = params.streams.draw(key, state.position, self.periods)
 
