@@ -5,6 +5,7 @@ from marljax.envs.controlled.avellaneda_stoikov import AvellanedaStoikov
 from marljax.envs.controlled.cart_pole import CartPole
 from marljax.envs.controlled.desk import Desk
 from marljax.envs.controlled.merton import Merton
+from marljax.envs.controlled.return_streams import ReturnStreams
 from marljax.envs.controlled.simple_spread import SimpleSpread
 from marljax.envs.controlled.two_products import TwoProducts
 from marljax.envs.environment import Environment
@@ -27,4 +28,5 @@ ENVIRONMENTS: dict[str, type[Environment]] = {
     "merton": Merton,
     "two products": TwoProducts,
     "desk": Desk,
+    "return streams": ReturnStreams,
 }

@@ -15,6 +15,8 @@ from marljax.envs.controlled.avellaneda_stoikov import AvellanedaStoikov, Avella
 from marljax.envs.controlled.cart_pole import CartPole, CartPoleParams
 from marljax.envs.controlled.desk import Desk, DeskParams
 from marljax.envs.controlled.merton import Merton, MertonParams
+from marljax.envs.controlled.return_streams import ReturnStreams, ReturnStreamsParams, return_streams_params
+from marljax.envs.controlled.return_streams_laws import regime_streams
 from marljax.envs.controlled.simple_spread import SimpleSpread, SimpleSpreadParams
 from marljax.envs.controlled.two_products import TwoProducts, TwoProductsParams
 from marljax.envs.environment import Environment
@@ -136,6 +138,20 @@ def order_book(max_loss: float = 1e6, **config: Any) -> tuple[OrderBookEnv, Orde
     return env, order_book_params(env, flow, openings, scales, roles=roles)
 
 
+def return_streams() -> tuple[ReturnStreams, ReturnStreamsParams]:
+    """Three agents whose correlations switch."""
+    streams = regime_streams(
+        mean=np.array([[0.002] * 3, [-0.002] * 3]),
+        volatility=np.full((2, 3), 0.02),
+        correlation=np.stack([np.eye(3), 0.1 * np.eye(3) + 0.9]),
+        transition=np.array([[0.95, 0.05], [0.1, 0.9]]),
+        turnover=0.1,
+    )
+    return ReturnStreams(periods=2, episode_steps=20, warmup_steps=3), return_streams_params(
+        streams, np.full(3, 0.03), cost=0.001, rate=0.0002
+    )
+
+
 INSTANCES = {
     "replay": replay,
     "quoting": quoting,
@@ -149,5 +165,6 @@ INSTANCES = {
     "merton": lambda: (Merton(), MertonParams(drift_range=0.1, volatility_range=1.5)),
     "two products": lambda: (TwoProducts(episode_steps=20), TwoProductsParams()),
     "desk": lambda: (Desk(n_slices=3, n_parents=4), DeskParams()),
+    "return streams": return_streams,
 }
 """Every name in the registry -> () -> (env, params)."""
