@@ -99,13 +99,13 @@ def init(key: jax.Array, dataset: Dataset, config: GanConfig) -> GanState:
         latents,
         context,
         first.present,
-        real.seen.condition[0],
+        real.seen.told()[0][0],
         dataset.representation.holding,
     )["params"]
     # Training begins from the best diagonal autoregression with correlated noise, and learns what that lacks.
     generator = generator | {"persistence": jnp.arctanh(dataset.persistence), "mixing": dataset.mixing}
     derived = derived_features(dataset, config, first.scores, first.anchor)
-    critic = critic_network.init(critic_key, first.scores, derived, first.present, real.seen.condition[0])["params"]
+    critic = critic_network.init(critic_key, first.scores, derived, first.present, real.seen.told()[0][0])["params"]
     singular = power_iteration(critic, initial_singular_vectors(critic), _SQUARINGS)
     state = GanState(
         config=jax.tree.map(jnp.float32, config),
@@ -255,8 +255,9 @@ def critic_of(network: CriticNetwork, params: Any, state: GanState, dataset: Dat
         hidden = (jnp.arange(len(seen.scores)) < config.context) & (present == 0)
         # Nor may features of a window tell of a context that is hidden from the generator.
         scores = jnp.where(hidden[:, None], 0.0, seen.scores)
-        derived = derived_features(dataset, config, scores, Anchor(windows.level[i], jnp.exp(seen.log_variance)))
-        return state.gain * network.apply(bounded, scores, derived, present, seen.condition)
+        condition, variance = seen.told()
+        derived = derived_features(dataset, config, scores, Anchor(windows.level[i], variance))
+        return state.gain * network.apply(bounded, scores, derived, present, condition)
 
     return score
 

@@ -17,11 +17,26 @@ from marljax.generative.networks import GeneratorNetwork
 @struct.dataclass
 class Seen:
     """What the critic's slope is bounded in. A real and a generated window differ in all of it: left out of the bound,
-    the conditions alone would tell them apart, at any distance the critic likes."""
+    the conditions alone would tell them apart, at any distance the critic likes.
+
+    What holds for all rows alike counts once for every row, as if it stood beside each row's scores: it is held here
+    times the root of L + W.
+    """
 
     scores: jax.Array  # float32[..., L+W, P*C] context, then window
-    condition: jax.Array  # float32[..., P, F]
-    log_variance: jax.Array  # float32[..., P] trailing, before the first row of the context
+    condition: jax.Array  # float32[..., P, F] times that root
+    log_variance: jax.Array  # float32[..., P] trailing, before the first row of the context, times that root
+
+    @classmethod
+    def of(cls, scores: jax.Array, condition: jax.Array, variance: jax.Array) -> "Seen":
+        """From conditions and variances as they are."""
+        root = scores.shape[-2] ** 0.5
+        return cls(scores, root * condition, root * jnp.log(jnp.maximum(variance, 1e-20)))
+
+    def told(self) -> tuple[jax.Array, jax.Array]:
+        """Conditions and variances as they are."""
+        root = self.scores.shape[-2] ** 0.5
+        return self.condition / root, jnp.exp(self.log_variance / root)
 
 
 @struct.dataclass
@@ -39,7 +54,7 @@ def real_windows(representation: Any, batch: Batch) -> Windows:
     # A session begins with what is typical of its regime: no more is known of the rows before.
     typical = jax.vmap(partial(typical_variance, representation.regime_variance))(batch.regime)
     variance = jnp.where(batch.present[:, None] > 0, batch.anchor.variance, typical)
-    return Windows(Seen(batch.scores, condition, _log(variance)), batch.anchor.level, batch.present)
+    return Windows(Seen.of(batch.scores, condition, variance), batch.anchor.level, batch.present)
 
 
 def between(share: jax.Array, one: Any, other: Any) -> Any:
@@ -86,7 +101,7 @@ def generated_windows(
             return network.apply({"params": params}, noise, latents, context, known, condition, representation.holding)
 
         context, present = real.seen.scores[: config.context], real.present
-        first, latents = draw(noise[0], noise[0, 0, -n_latents:], context, present, real.seen.condition)
+        first, latents = draw(noise[0], noise[0, 0, -n_latents:], context, present, real.seen.told()[0])
         rows = jnp.concatenate([context, first])
         own = rows[config.window :]
         decoded = jax.lax.stop_gradient(_by_product(dataset, rows))
@@ -95,11 +110,7 @@ def generated_windows(
         following = condition_features(representation.regime(after.variance), jnp.minimum(clock + passing, 1.0))
         second = draw(noise[1], latents, own, jnp.float32(1.0), following)[0]
         first_of_all = replace(real, seen=replace(real.seen, scores=rows))
-        later = Windows(Seen(jnp.concatenate([own, second]), following, _log(before.variance)), before.level, present)
+        later = Windows(Seen.of(jnp.concatenate([own, second]), following, before.variance), before.level, present)
         return jax.tree.map(lambda x, y: jnp.where(present > 0, x, y), later, first_of_all)
 
     return jax.vmap(one)(batch.noise, real_windows(representation, batch), batch.anchor, batch.clock)
-
-
-def _log(variance: jax.Array) -> jax.Array:
-    return jnp.log(jnp.maximum(variance, 1e-20))
