@@ -12,7 +12,7 @@ from marljax.generative.dataset import draw_numbers, make_dataset, sample_batch
 from marljax.generative.interface import Anchor
 from marljax.generative.representation import HALF_LIFE, fit
 from marljax.generative.wgan_gp import GanConfig, critic_of, gradient_penalty, init, networks
-from marljax.generative.windows import between, derived_features, distance, generated_windows, real_windows
+from marljax.generative.windows import Seen, between, derived_features, distance, generated_windows, real_windows
 from tests.reference.generative import toy_market
 
 CONFIG = GanConfig(window=8, context=16, stride=3, hidden=8, latents=1, batch=64, context_dropout=0.3)
@@ -40,7 +40,7 @@ def test_a_generated_window_stands_under_the_regime_that_its_own_context_leaves(
     _, dataset, _, batch, _, fake, _ = shown()
     representation, differs = dataset.representation, 0
     for b in np.flatnonzero(np.asarray(batch.present)):
-        anchor = Anchor(fake.level[b], jnp.exp(fake.seen.log_variance[b]))
+        anchor = Anchor(fake.level[b], fake.seen.told()[1][b])
         (parts, _), _ = representation.decode(
             fake.seen.scores[b, : CONFIG.context].reshape(CONFIG.context, 2, -1), anchor
         )
@@ -61,7 +61,7 @@ def test_the_anchor_of_a_generated_context_is_that_of_the_recorded_rows_it_begin
     first = starts[seen] + CONFIG.window
     np.testing.assert_array_equal(np.asarray(fake.level)[seen], np.asarray(data.double_mid)[first - 1])
     for windows, rows in ((fake, first), (real, starts[seen])):
-        variance = np.exp(np.asarray(windows.seen.log_variance)[seen])
+        variance = np.asarray(windows.seen.told()[1])[seen]
         np.testing.assert_allclose(variance, np.asarray(dataset.variance)[rows], rtol=1e-4)
     np.testing.assert_array_equal(np.asarray(real.level), np.asarray(data.double_mid)[starts - 1])
 
@@ -72,7 +72,7 @@ def test_a_window_without_context_begins_with_what_is_typical_of_its_regime():
     for b in np.flatnonzero(np.asarray(batch.present) == 0):
         expected = [typical[p, r] for p, r in enumerate(np.asarray(batch.regime[b]))]
         for windows in (real, fake):
-            np.testing.assert_allclose(np.exp(windows.seen.log_variance[b]), expected, rtol=1e-4)
+            np.testing.assert_allclose(windows.seen.told()[1][b], expected, rtol=1e-4)
 
 
 def test_real_windows_stand_under_the_regime_before_their_first_row():
@@ -96,7 +96,7 @@ def test_the_clock_of_a_generated_window_is_one_window_later():
     passing = dataset.representation.step_seconds * CONFIG.window / dataset.representation.session_seconds
     clock = np.asarray(batch.clock) + np.where(batch.present > 0, float(passing), 0)
     clock = np.where(batch.present > 0, np.minimum(clock, 1), clock)
-    np.testing.assert_allclose(fake.seen.condition[:, 0, 3], np.cos(np.pi * clock), atol=1e-5)
+    np.testing.assert_allclose(fake.seen.told()[0][:, 0, 3], np.cos(np.pi * clock), atol=1e-5)
 
 
 @pytest.mark.parametrize("present", [0.0, 1.0])
@@ -117,7 +117,7 @@ def test_windows_between_mix_every_condition():
     _, _, _, _, real, fake, _ = shown()
     middle = between(jnp.full(CONFIG.batch, 0.25), real, fake)
     np.testing.assert_allclose(
-        middle.seen.condition, 0.25 * real.seen.condition + 0.75 * fake.seen.condition, atol=1e-6
+        middle.seen.condition, 0.25 * real.seen.condition + 0.75 * fake.seen.condition, atol=1e-5
     )
     assert middle.level.dtype == jnp.int32
     np.testing.assert_allclose(middle.level, 0.25 * real.level + 0.75 * fake.level, atol=1)
@@ -126,7 +126,7 @@ def test_windows_between_mix_every_condition():
 def test_derived_features_depend_on_the_variance_before_the_first_row():
     """Moves are in units of that variance: four times as much doubles them."""
     _, dataset, _, _, real, _, _ = shown()
-    calm = Anchor(real.level[0], jnp.exp(real.seen.log_variance[0]))
+    calm = Anchor(real.level[0], real.seen.told()[1][0])
     wild = calm.replace(variance=4 * calm.variance)
     one, two = (derived_features(dataset, CONFIG, real.seen.scores[0], anchor) for anchor in (calm, wild))
     volatility = dataset.representation.features.feature_names.index("volatility")
@@ -150,3 +150,14 @@ def test_distances_are_over_all_that_is_seen():
     pairs = zip(jax.tree.leaves(real.seen), jax.tree.leaves(fake.seen), strict=True)
     expected = np.sqrt(sum(((np.asarray(x) - np.asarray(y)) ** 2).reshape(CONFIG.batch, -1).sum(1) for x, y in pairs))
     np.testing.assert_allclose(distance(real.seen, fake.seen), expected, rtol=1e-5)
+
+
+def test_a_condition_counts_once_for_every_row_of_a_window():
+    """As far apart as if it stood in a column of its own beside each row's scores."""
+    scores, condition = np.zeros((24, 6), np.float32), np.eye(2, 5, dtype=np.float32)
+    one, two = (Seen.of(scores, c, np.ones(2, np.float32)) for c in (condition, 3 * condition))
+    tiled = np.sqrt(sum(np.sum((2 * condition) ** 2) for _ in range(24)))
+    batch = [jax.tree.map(lambda x: jnp.asarray(x)[None], seen) for seen in (one, two)]
+    np.testing.assert_allclose(distance(*batch), tiled, rtol=1e-5)
+    for given, told in zip((condition, np.ones(2)), one.told(), strict=True):
+        np.testing.assert_allclose(told, given, rtol=1e-5)
