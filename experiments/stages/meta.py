@@ -12,7 +12,9 @@ from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.selection import sharpe
+from marljax.agents.teams import ONLY
 from marljax.data.schema import InputError
+from marljax.envs.environment import Box
 from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
 from marljax.envs.worlds import AllocationConfig, portfolio_params
 from marljax.evaluation.backtest import STRATEGIES, backtest
@@ -33,16 +35,16 @@ class MetaConfig:
     """Updates, each a rollout of ppo.n-envs x ppo.n-steps rebalances [count]."""
     episode_blocks: int = 16
     """Length of a training episode [rebalances]."""
-    ppo: PPOConfig = PPOConfig(n_envs=16, n_steps=32, discount=0.95)
+    ppo: PPOConfig = PPOConfig(n_envs=16, n_steps=32, discount=0.95, over_agents=(ONLY,))
 
     def __post_init__(self) -> None:
         for name in ("seeds", "chunks", "episode_blocks"):
             if getattr(self, name) < 1:
                 raise InputError(f"meta.{name} must be at least 1, got {getattr(self, name)}")
 
-    def network(self, n_products: int) -> TanhGaussianPolicy:
+    def network(self, n_agents: int) -> TanhGaussianPolicy:
         """The meta-controller's policy."""
-        return TanhGaussianPolicy(n_products + 1, self.ppo.body)
+        return TanhGaussianPolicy(n_agents + 1, self.ppo.network_of(ONLY, Box(-1.0, 1.0, (n_agents + 1,))))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,10 +79,10 @@ def backtest(
     n_blocks, n_agents = params.blocks.start.shape[0], params.world.n_agents
     equal = jnp.full(n_agents, 1.0 / n_agents)
 
-    def block(state: PortfolioState, xs: tuple[jax.Array, jax.Array]) -> tuple[PortfolioState, Record]:
-        i, key = xs
+    def block(carry: tuple[PortfolioState, Any], xs: tuple[jax.Array, jax.Array]) -> tuple[Any, Record]:
+        (state, memory), (i, key) = carry, xs
         before = dataclasses.replace(state, block=i)
-        action, _ = network.apply(meta_policy, env.observe(before, params), network.init_carry(), key, True)
+        action, memory = network.apply(meta_policy, env.observe(before, params), memory, key, True)
         fixed = jnp.stack([jnp.zeros(n_agents), equal, base_weights(i, params)]) * params.rails.limits.gross
         asked = jnp.concatenate([fixed, env.ask(before, action, params)[None]])[strategy.allocation]
         state, decision, rows, portfolio_return = env.run_block(
@@ -99,10 +99,10 @@ def backtest(
             position=state.holdings.accounts.position,
             net=rows.net[-1],
         )
-        return state, record
+        return (state, memory), record
 
-    keys = jax.random.split(key, n_blocks)
-    state, record = jax.lax.scan(block, env.start(jnp.int32(0), params), (jnp.arange(n_blocks), keys))
+    keys, opened = jax.random.split(key, n_blocks), env.start(jnp.int32(0), params)
+    (state, _), record = jax.lax.scan(block, (opened, network.init_carry()), (jnp.arange(n_blocks), keys))
     return record, state.holdings
 
 
