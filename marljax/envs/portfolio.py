@@ -8,8 +8,9 @@ capital and its position with it, and that trade pays the product's book like an
 
 Observation: float32[9 A + 6], see `marljax.portfolio.meta_controller.observe`.
 Action: float32[A + 1] in [-1, 1]: a tilt of each agent's risk-parity weight, and gross exposure.
-Reward: float32[], the block's portfolio log return in units of `reward_scale`, less `risk_aversion / 2` times its
-square.
+Reward: float32[], the weighted terms of `marljax.envs.portfolio_rewards` for the block; by default its portfolio log
+return in units of `reward_scale`, less `risk_aversion / 2` times its square. `info["cost"]` is the drawdown that the
+block adds to the deepest of the episode, float32[] fraction of the peak.
 Termination: the drawdown exceeds `max_drawdown`. Truncation: the episode's number of blocks.
 """
 
@@ -20,8 +21,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marljax.envs import portfolio_rewards
 from marljax.envs.environment import Box, Environment, Step
+from marljax.envs.priced import COST
 from marljax.envs.product_agents import BlockRows, Holdings, Policy, World, lot_values, trade_block
+from marljax.envs.rewards import PathState, RewardWeights
 from marljax.portfolio.brake import BrakeState, released
 from marljax.portfolio.guardrails import Guardrails, Intervention, guard
 from marljax.portfolio.market_state import Blocks, MarketState
@@ -46,7 +50,7 @@ class PortfolioParams:
     tilt: jax.Array  # float32[] log factor of a full tilt
     record_decay: jax.Array  # float32[] weight of the past in the agents' track record, per block
     reward_scale: jax.Array  # float32[] portfolio return per block that counts as one
-    risk_aversion: jax.Array  # float32[] reward units per squared reward
+    rewards: RewardWeights  # see `portfolio_rewards`
     max_drawdown: jax.Array  # float32[] fraction of the peak
 
 
@@ -61,6 +65,8 @@ class PortfolioState:
     record: TrackRecord
     equity: jax.Array  # float32[] currency
     peak: jax.Array  # float32[] currency, highest equity so far
+    turnover: jax.Array  # float32[] notional traded in the last block over equity before it
+    path: PathState  # what terms of the reward remember
 
 
 @struct.dataclass
@@ -109,6 +115,8 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
             record=TrackRecord.start(n_agents, params.typical_volatility),
             equity=params.capital,
             peak=params.capital,
+            turnover=jnp.zeros((), jnp.float32),
+            path=portfolio_rewards.start(params.rewards, params.reward_scale),
         )
 
     def observe(self, state: PortfolioState, params: PortfolioParams) -> jax.Array:
@@ -127,8 +135,8 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
     def step_env(self, key: jax.Array, state: PortfolioState, action: jax.Array, params: PortfolioParams) -> Step:
         asked = self.ask(state, action, params)
         state, decision, _, portfolio_return = self.run_block(key, state, asked, params)
-        state, reward, terminated, truncated = self.judge(state, portfolio_return, params)
-        info = {"decision": decision, "return": portfolio_return}
+        state, reward, cost, terminated, truncated = self.judge(state, portfolio_return, params)
+        info = {"decision": decision, "return": portfolio_return, COST: cost}
         return self.observe(state, params), state, reward, terminated, truncated, info
 
     def ask(self, state: PortfolioState, action: jax.Array, params: PortfolioParams) -> jax.Array:
@@ -234,19 +242,23 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
             record=record,
             equity=equity,
             peak=jnp.maximum(before.peak, equity),
+            turnover=jnp.sum(traded) / jnp.maximum(before.equity, floor),
         )
         return settled, (profit - before.holdings.profit(costs)) / jnp.maximum(before.equity, floor)
 
     def judge(
         self, state: PortfolioState, portfolio_return: jax.Array, params: PortfolioParams
-    ) -> tuple[PortfolioState, jax.Array, jax.Array, jax.Array]:
-        """From a block's end to the next one: (state, reward float32[], terminated bool[], truncated bool[])."""
-        state = dataclasses.replace(state, block=jnp.minimum(state.block + 1, params.blocks.start.shape[0] - 1))
-        log_return = jnp.log1p(jnp.maximum(portfolio_return, -0.99)) / params.reward_scale
-        reward = log_return - 0.5 * params.risk_aversion * log_return**2
+    ) -> tuple[PortfolioState, jax.Array, jax.Array, jax.Array, jax.Array]:
+        """From a block's end to the next one: (state, reward float32[], drawdown added float32[], terminated bool[],
+        truncated bool[])."""
+        path, reward, added = portfolio_rewards.step(
+            state.path, params.rewards, params.reward_scale, portfolio_return, state.turnover
+        )
+        block = jnp.minimum(state.block + 1, params.blocks.start.shape[0] - 1)
+        state = dataclasses.replace(state, block=block, path=path)
         terminated = 1.0 - state.equity / state.peak > params.max_drawdown
         truncated = (state.elapsed >= self.episode_blocks) & ~terminated
-        return state, reward, terminated, truncated
+        return state, reward, added, terminated, truncated
 
 
 def base_weights(block: jax.Array, params: PortfolioParams) -> jax.Array:

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from marljax.data.schema import InputError, MarketData
+from marljax.envs import portfolio_rewards
 from marljax.envs.joint_portfolio import JointParams
 from marljax.envs.portfolio import Coordination, PortfolioParams
 from marljax.envs.product_agents import World
+from marljax.envs.rewards import RewardConfig
 from marljax.envs.tapes import Rows, TradingConfig, check_countable, check_positive, tape
 from marljax.features import fit_volatility_thresholds, volatility_regime
 from marljax.market.financing import SECONDS_PER_YEAR, Rates, rates
@@ -62,8 +64,11 @@ class AllocationConfig:
     """Paid on the value of short positions [fraction per year]."""
     record_half_life: float = 20.0
     """Half-life of the agents' track record that the meta-controller sees [rebalances]."""
+    rewards: RewardConfig = portfolio_rewards.LOG_RETURN
+    """What the meta-controller is paid for: `sd` and `capital` are a typical portfolio's, `turnover` is reward per
+    equity traded, `memory` counts rebalances."""
     risk_aversion: float = 0.05
-    """Penalty on the meta-controller's squared reward [typical portfolio standard deviations]."""
+    """Penalty on the meta-controller's squared log return, halved [typical portfolio standard deviations]."""
     max_drawdown: float = 0.25
     """Drawdown at which a training episode terminates [fraction of the peak]."""
 
@@ -80,6 +85,7 @@ class AllocationConfig:
             raise InputError("allocation.tilt and allocation.risk_aversion must not be negative")
         self.rails(["unknown"], 1.0, class_caps={})
         self.rates()
+        portfolio_rewards.weights(self.rewards)
 
     def rates(self) -> Rates:
         """What money costs."""
@@ -224,7 +230,7 @@ def portfolio_params(
         tilt=jnp.float32(config.tilt),
         record_decay=jnp.float32(0.5 ** (1.0 / config.record_half_life)),
         reward_scale=jnp.float32(equal_weight),
-        risk_aversion=jnp.float32(config.risk_aversion),
+        rewards=portfolio_rewards.weights(config.rewards, config.risk_aversion),
         max_drawdown=jnp.float32(config.max_drawdown),
     )
 

@@ -88,14 +88,13 @@ def backtest(
         state, decision, rows, portfolio_return = env.run_block(
             key, before, asked, params, passive=strategy.passive, hold=strategy.hold & (i > 0)
         )
-        traded = jnp.sum(state.holdings.accounts.traded - before.holdings.accounts.traded)
         record = Record(
             decision=decision,
             returns=portfolio_return,
             equity=state.equity,
             weights=state.weights,
             lot_value=lot_values(params.blocks.start[i], params.world),
-            turnover=traded / jnp.maximum(before.equity, 1e-6 * params.capital),
+            turnover=state.turnover,
             position=state.holdings.accounts.position,
             net=rows.net[-1],
         )
