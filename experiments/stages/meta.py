@@ -123,7 +123,7 @@ def meta_stage(
 ) -> Stage[Artefact]:
     """Train the seeds, choose by validation Sharpe. The artefact holds the chosen policy's parameters.
 
-    Where nobody is asked, because risk parity is held, they are those of a policy that was not trained.
+    Where it is not asked, because risk parity is held or agents bid, they are those of a policy that was not trained.
     """
     algorithm = portfolio.env.coordination
     seeds, chunks = (config.seeds, config.chunks) if algorithm == "meta" else (1, 0)

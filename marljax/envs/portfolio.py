@@ -26,13 +26,16 @@ from marljax.envs.environment import Box, Environment, Step
 from marljax.envs.priced import COST
 from marljax.envs.product_agents import BlockRows, Holdings, Policy, World, lot_values, trade_block
 from marljax.envs.rewards import PathState, RewardWeights
+from marljax.portfolio.bidding import AuctionRules, Offer, claims, offer
 from marljax.portfolio.brake import BrakeState, released
+from marljax.portfolio.calibration import Calibration
 from marljax.portfolio.guardrails import Guardrails, Intervention, guard
 from marljax.portfolio.market_state import Blocks, MarketState
 from marljax.portfolio.meta_controller import MarketView, TrackRecord, ask, observation_size, observe
 
-Coordination = Literal["risk_parity", "meta"]
-"""Who asks for capital: nobody, so that risk parity is held, or the meta-controller, who tilts it."""
+Coordination = Literal["risk_parity", "meta", "auction"]
+"""Who asks for capital: nobody, so that risk parity is held; the meta-controller, who tilts it; or the agents, who bid
+for it."""
 
 _LEAST_EQUITY = 1e-6
 """Of the capital: what a ruined portfolio's returns are measured against."""
@@ -48,6 +51,7 @@ class PortfolioParams:
     capital: jax.Array  # float32[] currency
     rails: Guardrails  # of the A agents; volatility per block
     tilt: jax.Array  # float32[] log factor of a full tilt
+    auction: AuctionRules
     record_decay: jax.Array  # float32[] weight of the past in the agents' track record, per block
     reward_scale: jax.Array  # float32[] portfolio return per block that counts as one
     rewards: RewardWeights  # see `portfolio_rewards`
@@ -63,6 +67,7 @@ class PortfolioState:
     factor: jax.Array  # float32[A] by which the last rebalance multiplied it
     brake: BrakeState
     record: TrackRecord
+    calibration: Calibration  # of what agents claim where they bid
     equity: jax.Array  # float32[] currency
     peak: jax.Array  # float32[] currency, highest equity so far
     turnover: jax.Array  # float32[] notional traded in the last block over equity before it
@@ -80,6 +85,7 @@ class Decision:
     granted: jax.Array  # float32[A] by the guardrails
     intervention: Intervention  # what they did
     equity: jax.Array  # float32[] currency
+    offer: Offer | None  # what was bid and paid, where agents bid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +119,7 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
             factor=jnp.ones(n_agents, jnp.float32),
             brake=released(params.capital),
             record=TrackRecord.start(n_agents, params.typical_volatility),
+            calibration=Calibration.start(n_agents),
             equity=params.capital,
             peak=params.capital,
             turnover=jnp.zeros((), jnp.float32),
@@ -144,16 +151,26 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         base, gross = base_weights(state.block, params), params.rails.limits.gross
         if self.coordination == "risk_parity":
             return gross * base
+        if self.coordination == "auction":
+            return self.bid(state, params)[0]
         return ask(jnp.clip(action, -1.0, 1.0), base, params.tilt, gross)
+
+    def bid(self, state: PortfolioState, params: PortfolioParams) -> tuple[jax.Array, Offer]:
+        """float32[A] what the agents' bids come to in the state's block, and how."""
+        covariance = self.covariance(state, params)
+        return offer(state.record.mean, covariance, state.calibration, params.auction, params.rails)
+
+    def covariance(self, state: PortfolioState, params: PortfolioParams) -> jax.Array:
+        """float32[A, A] of returns per block of what each agent trades, as known in the state's block."""
+        product = params.world.product
+        return (params.market.covariance[state.block] * self.rows_per_block)[product][:, product]
 
     def rebalance(
         self, state: PortfolioState, asked: jax.Array, params: PortfolioParams
     ) -> tuple[PortfolioState, Decision]:
         """Allocate capital: the state with what the guardrails grant of the weights `asked` for, float32[A]."""
-        covariance = params.market.covariance[state.block] * self.rows_per_block
-        product = params.world.product
         brake, granted, intervention = guard(
-            params.rails, state.brake, asked, state.weights, covariance[product][:, product], state.equity
+            params.rails, state.brake, asked, state.weights, self.covariance(state, params), state.equity
         )
         decision = Decision(
             observation=self.observe(state, params),
@@ -163,6 +180,7 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
             granted=granted,
             intervention=intervention,
             equity=state.equity,
+            offer=self.bid(state, params)[1] if self.coordination == "auction" else None,
         )
         had = state.weights != 0
         factor = jnp.where(had, granted / jnp.where(had, state.weights, 1.0), 1.0)
@@ -227,8 +245,14 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         # What an agent gave up was its capital too, when its positions were sold.
         share = jnp.maximum(jnp.abs(after.weights), jnp.abs(before.weights))
         allocated = jnp.maximum(share * before.equity, floor)
+        returns = earned / allocated
+        calibration = before.calibration
+        if self.coordination == "auction":
+            volatility = jnp.sqrt(jnp.diagonal(self.covariance(before, params)))
+            claimed = claims(before.record.mean, volatility, params.auction)
+            calibration = calibration.update(claimed, returns, volatility, after.weights != 0, params.auction.decay)
         record = before.record.update(
-            earned / allocated, traded / allocated, exerted / params.blocks.length[before.block], params.record_decay
+            returns, traded / allocated, exerted / params.blocks.length[before.block], params.record_decay
         )
         profit = after.holdings.profit(costs)
         equity = params.capital + profit
@@ -240,6 +264,7 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
             elapsed=before.elapsed + 1,
             weights=kept / jnp.maximum(equity, floor),
             record=record,
+            calibration=calibration,
             equity=equity,
             peak=jnp.maximum(before.peak, equity),
             turnover=jnp.sum(traded) / jnp.maximum(before.equity, floor),

@@ -18,6 +18,7 @@ from marljax.envs.tapes import Rows, TradingConfig, check_countable, check_posit
 from marljax.features import fit_volatility_thresholds, volatility_regime
 from marljax.market.financing import SECONDS_PER_YEAR, Rates, rates
 from marljax.market.slippage import CostModel
+from marljax.portfolio.bidding import AuctionConfig
 from marljax.portfolio.brake import brake
 from marljax.portfolio.guardrails import Guardrails, guardrails
 from marljax.portfolio.limits import limits
@@ -31,7 +32,9 @@ class AllocationConfig:
     """How capital is allocated, what it costs, and within which limits."""
 
     coordination: Coordination = "meta"
-    """Who asks for capital: the meta-controller, or nobody, so that risk parity is held."""
+    """Who asks for capital: the meta-controller; nobody, so that risk parity is held; or the agents, who bid for it."""
+    auction: AuctionConfig = AuctionConfig()
+    """How they bid."""
     rows_per_block: int = 20
     """Steps between two rebalances [steps]."""
     covariance_half_life: float = 400.0
@@ -68,7 +71,8 @@ class AllocationConfig:
     """What the meta-controller is paid for: `sd` and `capital` are a typical portfolio's, `turnover` is reward per
     equity traded, `memory` counts rebalances."""
     risk_aversion: float = 0.05
-    """Penalty on the meta-controller's squared log return, halved [typical portfolio standard deviations]."""
+    """Penalty on the meta-controller's squared log return, halved, and on the variance that agents bid for [typical
+    portfolio standard deviations]."""
     max_drawdown: float = 0.25
     """Drawdown at which a training episode terminates [fraction of the peak]."""
 
@@ -86,6 +90,8 @@ class AllocationConfig:
         self.rails(["unknown"], 1.0, class_caps={})
         self.rates()
         portfolio_rewards.weights(self.rewards)
+        if self.coordination == "auction" and self.risk_aversion == 0:
+            raise InputError("allocation.risk_aversion must be positive where agents bid: it is what limits their bids")
 
     def rates(self) -> Rates:
         """What money costs."""
@@ -228,6 +234,8 @@ def portfolio_params(
         capital=jnp.float32(capital),
         rails=config.rails([data.products[p].asset_class for p in np.asarray(there.product)], equal_weight),
         tilt=jnp.float32(config.tilt),
+        # That of the reward, whose unit is equal_weight.
+        auction=config.auction.rules(config.risk_aversion / equal_weight),
         record_decay=jnp.float32(0.5 ** (1.0 / config.record_half_life)),
         reward_scale=jnp.float32(equal_weight),
         rewards=portfolio_rewards.weights(config.rewards, config.risk_aversion),
