@@ -7,6 +7,8 @@ reward, unweighted: what a constraint (`marljax.agents.lagrangian`) prices. Over
 drawdown.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -55,7 +57,8 @@ def step(
     # Of the return itself: the equity that the other terms follow has fewer digits for it.
     log_return = jnp.log1p(jnp.maximum(portfolio_return, _WORST)) / scale
     facts = Facts(earned=earned, position=log_return, traded=turnover)
-    others = weights.replace(path=weights.path.replace(log_return=jnp.zeros_like(weights.path.log_return)))
+    path = dataclasses.replace(weights.path, log_return=jnp.zeros_like(weights.path.log_return))
+    others = dataclasses.replace(weights, path=path)
     after, reward = rewards.step(state, others, facts)
     assert after is not None, "weights come from `weights`"
     return after, reward + weights.path.log_return * log_return, (after.worst - state.worst) / state.capital
