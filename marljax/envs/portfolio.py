@@ -7,7 +7,8 @@ Between rebalances capital drifts: an agent's grows and shrinks with what it ear
 capital and its position with it, and that trade pays the product's book like any other. What is not invested is cash.
 
 Observation: float32[9 A + 6], see `marljax.portfolio.meta_controller.observe`.
-Action: float32[A + 1] in [-1, 1]: a tilt of each agent's risk-parity weight, and gross exposure.
+Action: float32[A + 1] in [-1, 1]: a tilt of each agent's risk-parity weight, and gross exposure; without effect where
+risk parity is held or agents bid for capital.
 Reward: float32[], the weighted terms of `marljax.envs.portfolio_rewards` for the block; by default its portfolio log
 return in units of `reward_scale`, less `risk_aversion / 2` times its square. `info["cost"]` is the drawdown that the
 block adds to the deepest of the episode, float32[] fraction of the peak.
