@@ -41,7 +41,7 @@ def portfolio() -> Portfolio:
 
 def test_the_price_of_drawdown_is_learned_at_the_rates_of_the_config(portfolio, tmp_path):
     """And in units of it that are the same for a calm portfolio and a wild one."""
-    drawdown = DrawdownConfig(limit=1e-3, rate=0.01, proportional=0.05)
+    drawdown = DrawdownConfig(limit=1e-4, rate=0.01, proportional=0.05)
     config = MetaConfig(seeds=1, chunks=3, episode_blocks=BLOCKS, drawdown=drawdown, ppo=TINY)
     stage = meta_stage(
         StageCache(tmp_path, context={"seed": 0}, log=lambda line: None),
@@ -57,8 +57,8 @@ def test_the_price_of_drawdown_is_learned_at_the_rates_of_the_config(portfolio, 
         np.ravel([row[name] for row in found]) for name in ("cost", "multiplier", "reward", "unpriced_reward")
     )
     scale = float(portfolio.params("train").reward_scale)
-    over = cost * BLOCKS / 1e-3 - 1.0
-    assert (over > 1.0).all(), "untrained agents lose more than a thousandth"
+    over = cost * BLOCKS / 1e-4 - 1.0
+    assert (over > 1.0).all(), "untrained agents lose more than twice a ten-thousandth"
     assert multiplier[0] == 0.0
     np.testing.assert_allclose(multiplier[1] * scale, (0.01 + 0.05) * over[0], rtol=1e-4)
     np.testing.assert_allclose(multiplier[2] * scale, 0.01 * over[:2].sum() + 0.05 * over[1], rtol=1e-4)
