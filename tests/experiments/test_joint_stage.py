@@ -215,6 +215,7 @@ def test_nobody_is_tuned_on_rows_that_reach_into_validation(portfolio, originals
         tune(dataclasses.replace(portfolio, market=market), originals, tmp_path)
 
 
+@pytest.mark.nightly
 def test_what_happens_after_the_training_part_does_not_change_the_tuning(portfolio, originals, tmp_path, monkeypatch):
     seen = []
 
