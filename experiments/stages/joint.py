@@ -74,12 +74,12 @@ class JointConfig:
     def ppo(self, agents: PPOConfig, meta: PPOConfig) -> PPOConfig:
         """How PPO tunes agents that were trained as `agents` and `meta` say.
 
-        Raises InputError where they have different networks.
+        Raises InputError where their networks are of different kinds or widths.
         """
         if agents.body != meta.body:
             raise InputError(
-                "agents.ppo and meta.ppo must have equal networks to be tuned in one program; make hidden agree, or "
-                "set joint.chunks to 0"
+                "agents.ppo and meta.ppo must have equal networks to be tuned in one program; make network and hidden "
+                "agree, or set joint.chunks to 0"
             )
         # Scales of observations stay those that the policies were trained with.
         return dataclasses.replace(
@@ -88,6 +88,9 @@ class JointConfig:
             n_steps=self.n_steps,
             learning_rate=self.learning_rate,
             separate=(PRODUCT,),
+            over_agents=(META,) if meta.over_agents else (),
+            heads=meta.heads,
+            exposure=meta.exposure,
             normalise_observations=False,
         )
 

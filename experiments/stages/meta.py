@@ -7,12 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from marljax.agents.lagrangian import ConstraintConfig, LagrangianPPO
 from marljax.agents.learner import CAUSES
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.selection import sharpe
+from marljax.agents.teams import ONLY
+from marljax.data.limits import require, require_not_negative
 from marljax.data.schema import InputError
+from marljax.envs.environment import Box
 from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
 from marljax.envs.worlds import AllocationConfig, portfolio_params
 from marljax.evaluation.backtest import STRATEGIES, backtest
@@ -21,6 +25,36 @@ from marljax.runtime.progress import run_chunks
 from marljax.runtime.stages import Artefact, Stage, StageCache
 from stages.agents import Trading
 from stages.market import Market
+
+_MOST = 100.0
+"""Of the drawdown's price, reward per typical portfolio standard deviation: reward still counts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawdownConfig:
+    """The constraint on the drawdown of training episodes, and how its price is learned."""
+
+    limit: float | None = None
+    """Largest mean of an episode's maximum drawdown [fraction of the peak]; by default there is none."""
+    rate: float = 0.02
+    """What a drawdown of twice the limit adds to its price in an update [reward per typical portfolio standard
+    deviation]."""
+    proportional: float = 0.1
+    """What it adds to the price in the next update alone [likewise]."""
+
+    def __post_init__(self) -> None:
+        require(self, "above 0 and below 1", lambda x: 0 < x < 1, "limit")
+        require_not_negative(self, "rate", "proportional")
+
+    def constraint(self, episode_blocks: int, scale: float) -> ConstraintConfig | None:
+        """The same by rebalance, and by drawdown as the env counts it; `scale` is a typical portfolio's standard
+        deviation."""
+        if self.limit is None:
+            return None
+        limit = self.limit / episode_blocks
+        return ConstraintConfig(
+            limit, rate=self.rate / scale, proportional=self.proportional / scale, largest=_MOST / scale
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +67,22 @@ class MetaConfig:
     """Updates, each a rollout of ppo.n-envs x ppo.n-steps rebalances [count]."""
     episode_blocks: int = 16
     """Length of a training episode [rebalances]."""
-    ppo: PPOConfig = PPOConfig(n_envs=16, n_steps=32, discount=0.95)
+    drawdown: DrawdownConfig = DrawdownConfig()
+    ppo: PPOConfig = PPOConfig(n_envs=16, n_steps=32, discount=0.95, over_agents=(ONLY,))
 
     def __post_init__(self) -> None:
         for name in ("seeds", "chunks", "episode_blocks"):
             if getattr(self, name) < 1:
                 raise InputError(f"meta.{name} must be at least 1, got {getattr(self, name)}")
 
-    def network(self, n_products: int) -> TanhGaussianPolicy:
+    def network(self, n_agents: int) -> TanhGaussianPolicy:
         """The meta-controller's policy."""
-        return TanhGaussianPolicy(n_products + 1, self.ppo.body)
+        return TanhGaussianPolicy(n_agents + 1, self.ppo.network_of(ONLY, Box(-1.0, 1.0, (n_agents + 1,))))
+
+    def learner(self, env: PortfolioEnv, train: PortfolioParams) -> PPO | LagrangianPPO:
+        """PPO, under the constraint where there is one."""
+        constraint = self.drawdown.constraint(env.episode_blocks, float(train.reward_scale))
+        return PPO(env, self.ppo) if constraint is None else LagrangianPPO(env, constraint, self.ppo)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +123,15 @@ def meta_stage(
 ) -> Stage[Artefact]:
     """Train the seeds, choose by validation Sharpe. The artefact holds the chosen policy's parameters.
 
-    Where nobody is asked, because risk parity is held, they are those of a policy that was not trained.
+    Where it is not asked, because risk parity is held or agents bid, they are those of a policy that was not trained.
     """
     algorithm = portfolio.env.coordination
     seeds, chunks = (config.seeds, config.chunks) if algorithm == "meta" else (1, 0)
+    earned = "reward" if config.drawdown.limit is None else "unpriced_reward"
 
     def compute(checkpoints: Path) -> Artefact:
-        learner = PPO(portfolio.env, config.ppo)
         train, validation = portfolio.params("train"), portfolio.params("validation")
+        learner = config.learner(portfolio.env, train)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), seeds)
         trained = run_chunks(
             jax.vmap(learner.update, in_axes=(0, None)),
@@ -101,7 +142,7 @@ def meta_stage(
             checkpoint_dir=checkpoints / "meta",
             metrics_path=metrics_path,
             steps_per_chunk=learner.steps_per_chunk * seeds,
-            show=("reward",),
+            show=(earned,),
             causes=CAUSES,
         )
         policies = jax.vmap(learner.policy_params)(trained.runner)
@@ -123,7 +164,7 @@ def meta_stage(
                 ],
                 "curves": {
                     "env_steps": [row["chunk"] * learner.steps_per_chunk for row in trained.rows],
-                    "reward": [row["reward"] for row in trained.rows],
+                    "reward": [row[earned] for row in trained.rows],
                 },
             },
         )

@@ -14,7 +14,7 @@ meta float32[1, A + 1] in [-1, 1] as in `PortfolioEnv`, without effect in the ot
 Reward: product float32[A], the weighted terms of `marljax.envs.rewards` as in `ReplayEnv`, in standard deviations of
 what the position of a full signal earns in one row, and `portfolio_weight` times what the portfolio earned in that row,
 in standard deviations of what an equally weighted one earns in a row. meta float32[1], `PortfolioEnv`'s reward of the
-block, all of it in the block's last row. All are 0 in a block's first step.
+block, and its cost in `info`, all of it in the block's last row. All are 0 in a block's first step.
 Termination and truncation: as in `PortfolioEnv`, at the end of a block, for all agents at once.
 """
 
@@ -27,6 +27,7 @@ from flax import struct
 from marljax.envs import rewards
 from marljax.envs.environment import Box, Environment, Step
 from marljax.envs.portfolio import Decision, PortfolioEnv, PortfolioParams, PortfolioState
+from marljax.envs.priced import COST
 from marljax.envs.product_agents import Holdings, carried, lot_values, observe_products, trade_row
 from marljax.envs.rewards import Facts, PathState, RewardWeights
 
@@ -107,8 +108,8 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
 
         closes = state.rows >= there.blocks.length[state.portfolio.block]
         after, portfolio_return = self.portfolio.settle(state.portfolio, state.now, state.exerted, there)
-        after, reward, terminated, truncated = self.portfolio.judge(after, portfolio_return, there)
-        meta_reward, portfolio_return = jnp.where(closes, jnp.stack([reward, portfolio_return]), 0.0)
+        after, reward, cost, terminated, truncated = self.portfolio.judge(after, portfolio_return, there)
+        meta_reward, portfolio_return, cost = jnp.where(closes, jnp.stack([reward, portfolio_return, cost]), 0.0)
         terminated, truncated = closes & terminated, closes & truncated
         next_block = dataclasses.replace(
             state, portfolio=after, now=after, rows=jnp.int32(-1), exerted=jnp.zeros_like(state.exerted)
@@ -120,7 +121,7 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
             {PRODUCT: product_reward, META: meta_reward[None]},
             self._for_all(terminated, params),
             self._for_all(truncated, params),
-            {"decision": decision, "return": portfolio_return, "allocates": allocates},
+            {"decision": decision, "return": portfolio_return, "allocates": allocates, COST: cost},
         )
 
     def _allocated(self, state: JointState, action: jax.Array, params: JointParams) -> tuple[JointState, Decision]:

@@ -7,9 +7,11 @@ Between rebalances capital drifts: an agent's grows and shrinks with what it ear
 capital and its position with it, and that trade pays the product's book like any other. What is not invested is cash.
 
 Observation: float32[9 A + 6], see `marljax.portfolio.meta_controller.observe`.
-Action: float32[A + 1] in [-1, 1]: a tilt of each agent's risk-parity weight, and gross exposure.
-Reward: float32[], the block's portfolio log return in units of `reward_scale`, less `risk_aversion / 2` times its
-square.
+Action: float32[A + 1] in [-1, 1]: a tilt of each agent's risk-parity weight, and gross exposure; without effect where
+risk parity is held or agents bid for capital.
+Reward: float32[], the weighted terms of `marljax.envs.portfolio_rewards` for the block; by default its portfolio log
+return in units of `reward_scale`, less `risk_aversion / 2` times its square. `info["cost"]` is the drawdown that the
+block adds to the deepest of the episode, float32[] fraction of the peak.
 Termination: the drawdown exceeds `max_drawdown`. Truncation: the episode's number of blocks.
 """
 
@@ -20,15 +22,21 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marljax.envs import portfolio_rewards
 from marljax.envs.environment import Box, Environment, Step
+from marljax.envs.priced import COST
 from marljax.envs.product_agents import BlockRows, Holdings, Policy, World, lot_values, trade_block
+from marljax.envs.rewards import PathState, RewardWeights
+from marljax.portfolio.bidding import AuctionRules, Offer, claims, offer
 from marljax.portfolio.brake import BrakeState, released
+from marljax.portfolio.calibration import Calibration
 from marljax.portfolio.guardrails import Guardrails, Intervention, guard
 from marljax.portfolio.market_state import Blocks, MarketState
 from marljax.portfolio.meta_controller import MarketView, TrackRecord, ask, observation_size, observe
 
-Coordination = Literal["risk_parity", "meta"]
-"""Who asks for capital: nobody, so that risk parity is held, or the meta-controller, who tilts it."""
+Coordination = Literal["risk_parity", "meta", "auction"]
+"""Who asks for capital: nobody, so that risk parity is held; the meta-controller, who tilts it; or the agents, who bid
+for it."""
 
 _LEAST_EQUITY = 1e-6
 """Of the capital: what a ruined portfolio's returns are measured against."""
@@ -44,9 +52,10 @@ class PortfolioParams:
     capital: jax.Array  # float32[] currency
     rails: Guardrails  # of the A agents; volatility per block
     tilt: jax.Array  # float32[] log factor of a full tilt
+    auction: AuctionRules
     record_decay: jax.Array  # float32[] weight of the past in the agents' track record, per block
     reward_scale: jax.Array  # float32[] portfolio return per block that counts as one
-    risk_aversion: jax.Array  # float32[] reward units per squared reward
+    rewards: RewardWeights  # see `portfolio_rewards`
     max_drawdown: jax.Array  # float32[] fraction of the peak
 
 
@@ -59,8 +68,11 @@ class PortfolioState:
     factor: jax.Array  # float32[A] by which the last rebalance multiplied it
     brake: BrakeState
     record: TrackRecord
+    calibration: Calibration  # of what agents claim where they bid
     equity: jax.Array  # float32[] currency
     peak: jax.Array  # float32[] currency, highest equity so far
+    turnover: jax.Array  # float32[] notional traded in the last block over equity before it
+    path: PathState  # what terms of the reward remember
 
 
 @struct.dataclass
@@ -74,6 +86,7 @@ class Decision:
     granted: jax.Array  # float32[A] by the guardrails
     intervention: Intervention  # what they did
     equity: jax.Array  # float32[] currency
+    offer: Offer | None  # what was bid and paid, where agents bid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +120,11 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
             factor=jnp.ones(n_agents, jnp.float32),
             brake=released(params.capital),
             record=TrackRecord.start(n_agents, params.typical_volatility),
+            calibration=Calibration.start(n_agents),
             equity=params.capital,
             peak=params.capital,
+            turnover=jnp.zeros((), jnp.float32),
+            path=portfolio_rewards.start(params.rewards, params.reward_scale),
         )
 
     def observe(self, state: PortfolioState, params: PortfolioParams) -> jax.Array:
@@ -127,8 +143,8 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
     def step_env(self, key: jax.Array, state: PortfolioState, action: jax.Array, params: PortfolioParams) -> Step:
         asked = self.ask(state, action, params)
         state, decision, _, portfolio_return = self.run_block(key, state, asked, params)
-        state, reward, terminated, truncated = self.judge(state, portfolio_return, params)
-        info = {"decision": decision, "return": portfolio_return}
+        state, reward, cost, terminated, truncated = self.judge(state, portfolio_return, params)
+        info = {"decision": decision, "return": portfolio_return, COST: cost}
         return self.observe(state, params), state, reward, terminated, truncated, info
 
     def ask(self, state: PortfolioState, action: jax.Array, params: PortfolioParams) -> jax.Array:
@@ -136,16 +152,26 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         base, gross = base_weights(state.block, params), params.rails.limits.gross
         if self.coordination == "risk_parity":
             return gross * base
+        if self.coordination == "auction":
+            return self.bid(state, params)[0]
         return ask(jnp.clip(action, -1.0, 1.0), base, params.tilt, gross)
+
+    def bid(self, state: PortfolioState, params: PortfolioParams) -> tuple[jax.Array, Offer]:
+        """float32[A] what the agents' bids come to in the state's block, and how."""
+        covariance = self.covariance(state, params)
+        return offer(state.record.mean, covariance, state.calibration, params.auction, params.rails)
+
+    def covariance(self, state: PortfolioState, params: PortfolioParams) -> jax.Array:
+        """float32[A, A] of returns per block of what each agent trades, as known in the state's block."""
+        product = params.world.product
+        return (params.market.covariance[state.block] * self.rows_per_block)[product][:, product]
 
     def rebalance(
         self, state: PortfolioState, asked: jax.Array, params: PortfolioParams
     ) -> tuple[PortfolioState, Decision]:
         """Allocate capital: the state with what the guardrails grant of the weights `asked` for, float32[A]."""
-        covariance = params.market.covariance[state.block] * self.rows_per_block
-        product = params.world.product
         brake, granted, intervention = guard(
-            params.rails, state.brake, asked, state.weights, covariance[product][:, product], state.equity
+            params.rails, state.brake, asked, state.weights, self.covariance(state, params), state.equity
         )
         decision = Decision(
             observation=self.observe(state, params),
@@ -155,6 +181,7 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
             granted=granted,
             intervention=intervention,
             equity=state.equity,
+            offer=self.bid(state, params)[1] if self.coordination == "auction" else None,
         )
         had = state.weights != 0
         factor = jnp.where(had, granted / jnp.where(had, state.weights, 1.0), 1.0)
@@ -219,8 +246,14 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         # What an agent gave up was its capital too, when its positions were sold.
         share = jnp.maximum(jnp.abs(after.weights), jnp.abs(before.weights))
         allocated = jnp.maximum(share * before.equity, floor)
+        returns = earned / allocated
+        calibration = before.calibration
+        if self.coordination == "auction":
+            volatility = jnp.sqrt(jnp.diagonal(self.covariance(before, params)))
+            claimed = claims(before.record.mean, volatility, params.auction)
+            calibration = calibration.update(claimed, returns, volatility, after.weights != 0, params.auction.decay)
         record = before.record.update(
-            earned / allocated, traded / allocated, exerted / params.blocks.length[before.block], params.record_decay
+            returns, traded / allocated, exerted / params.blocks.length[before.block], params.record_decay
         )
         profit = after.holdings.profit(costs)
         equity = params.capital + profit
@@ -232,21 +265,26 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
             elapsed=before.elapsed + 1,
             weights=kept / jnp.maximum(equity, floor),
             record=record,
+            calibration=calibration,
             equity=equity,
             peak=jnp.maximum(before.peak, equity),
+            turnover=jnp.sum(traded) / jnp.maximum(before.equity, floor),
         )
         return settled, (profit - before.holdings.profit(costs)) / jnp.maximum(before.equity, floor)
 
     def judge(
         self, state: PortfolioState, portfolio_return: jax.Array, params: PortfolioParams
-    ) -> tuple[PortfolioState, jax.Array, jax.Array, jax.Array]:
-        """From a block's end to the next one: (state, reward float32[], terminated bool[], truncated bool[])."""
-        state = dataclasses.replace(state, block=jnp.minimum(state.block + 1, params.blocks.start.shape[0] - 1))
-        log_return = jnp.log1p(jnp.maximum(portfolio_return, -0.99)) / params.reward_scale
-        reward = log_return - 0.5 * params.risk_aversion * log_return**2
+    ) -> tuple[PortfolioState, jax.Array, jax.Array, jax.Array, jax.Array]:
+        """From a block's end to the next one: (state, reward float32[], drawdown added float32[], terminated bool[],
+        truncated bool[])."""
+        path, reward, added = portfolio_rewards.step(
+            state.path, params.rewards, params.reward_scale, portfolio_return, state.turnover
+        )
+        block = jnp.minimum(state.block + 1, params.blocks.start.shape[0] - 1)
+        state = dataclasses.replace(state, block=block, path=path)
         terminated = 1.0 - state.equity / state.peak > params.max_drawdown
         truncated = (state.elapsed >= self.episode_blocks) & ~terminated
-        return state, reward, terminated, truncated
+        return state, reward, added, terminated, truncated
 
 
 def base_weights(block: jax.Array, params: PortfolioParams) -> jax.Array:

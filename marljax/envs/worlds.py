@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from marljax.data.schema import InputError, MarketData
+from marljax.envs import portfolio_rewards
 from marljax.envs.joint_portfolio import JointParams
 from marljax.envs.portfolio import Coordination, PortfolioParams
 from marljax.envs.product_agents import World
+from marljax.envs.rewards import RewardConfig
 from marljax.envs.tapes import Rows, TradingConfig, check_countable, check_positive, tape
 from marljax.features import fit_volatility_thresholds, volatility_regime
 from marljax.market.financing import SECONDS_PER_YEAR, Rates, rates
 from marljax.market.slippage import CostModel
+from marljax.portfolio.bidding import AuctionConfig
 from marljax.portfolio.brake import brake
 from marljax.portfolio.guardrails import Guardrails, guardrails
 from marljax.portfolio.limits import limits
@@ -29,7 +32,9 @@ class AllocationConfig:
     """How capital is allocated, what it costs, and within which limits."""
 
     coordination: Coordination = "meta"
-    """Who asks for capital: the meta-controller, or nobody, so that risk parity is held."""
+    """Who asks for capital: the meta-controller; nobody, so that risk parity is held; or the agents, who bid for it."""
+    auction: AuctionConfig = AuctionConfig()
+    """How they bid."""
     rows_per_block: int = 20
     """Steps between two rebalances [steps]."""
     covariance_half_life: float = 400.0
@@ -62,8 +67,12 @@ class AllocationConfig:
     """Paid on the value of short positions [fraction per year]."""
     record_half_life: float = 20.0
     """Half-life of the agents' track record that the meta-controller sees [rebalances]."""
+    rewards: RewardConfig = portfolio_rewards.LOG_RETURN
+    """What the meta-controller is paid for: `sd` and `capital` are a typical portfolio's, `turnover` is reward per
+    equity traded, `memory` counts rebalances."""
     risk_aversion: float = 0.05
-    """Penalty on the meta-controller's squared reward [typical portfolio standard deviations]."""
+    """Penalty on the meta-controller's squared log return, halved, and on the variance that agents bid for [typical
+    portfolio standard deviations]."""
     max_drawdown: float = 0.25
     """Drawdown at which a training episode terminates [fraction of the peak]."""
 
@@ -80,6 +89,9 @@ class AllocationConfig:
             raise InputError("allocation.tilt and allocation.risk_aversion must not be negative")
         self.rails(["unknown"], 1.0, class_caps={})
         self.rates()
+        portfolio_rewards.weights(self.rewards)
+        if self.coordination == "auction" and self.risk_aversion == 0:
+            raise InputError("allocation.risk_aversion must be positive where agents bid: it is what limits their bids")
 
     def rates(self) -> Rates:
         """What money costs."""
@@ -222,9 +234,11 @@ def portfolio_params(
         capital=jnp.float32(capital),
         rails=config.rails([data.products[p].asset_class for p in np.asarray(there.product)], equal_weight),
         tilt=jnp.float32(config.tilt),
+        # That of the reward, whose unit is equal_weight.
+        auction=config.auction.rules(config.risk_aversion / equal_weight),
         record_decay=jnp.float32(0.5 ** (1.0 / config.record_half_life)),
         reward_scale=jnp.float32(equal_weight),
-        risk_aversion=jnp.float32(config.risk_aversion),
+        rewards=portfolio_rewards.weights(config.rewards, config.risk_aversion),
         max_drawdown=jnp.float32(config.max_drawdown),
     )
 

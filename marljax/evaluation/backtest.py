@@ -79,30 +79,29 @@ def backtest(
     n_blocks, n_agents = params.blocks.start.shape[0], params.world.n_agents
     equal = jnp.full(n_agents, 1.0 / n_agents)
 
-    def block(state: PortfolioState, xs: tuple[jax.Array, jax.Array]) -> tuple[PortfolioState, Record]:
-        i, key = xs
+    def block(carry: tuple[PortfolioState, Any], xs: tuple[jax.Array, jax.Array]) -> tuple[Any, Record]:
+        (state, memory), (i, key) = carry, xs
         before = dataclasses.replace(state, block=i)
-        action, _ = network.apply(meta_policy, env.observe(before, params), network.init_carry(), key, True)
+        action, memory = network.apply(meta_policy, env.observe(before, params), memory, key, True)
         fixed = jnp.stack([jnp.zeros(n_agents), equal, base_weights(i, params)]) * params.rails.limits.gross
         asked = jnp.concatenate([fixed, env.ask(before, action, params)[None]])[strategy.allocation]
         state, decision, rows, portfolio_return = env.run_block(
             key, before, asked, params, passive=strategy.passive, hold=strategy.hold & (i > 0)
         )
-        traded = jnp.sum(state.holdings.accounts.traded - before.holdings.accounts.traded)
         record = Record(
             decision=decision,
             returns=portfolio_return,
             equity=state.equity,
             weights=state.weights,
             lot_value=lot_values(params.blocks.start[i], params.world),
-            turnover=traded / jnp.maximum(before.equity, 1e-6 * params.capital),
+            turnover=state.turnover,
             position=state.holdings.accounts.position,
             net=rows.net[-1],
         )
-        return state, record
+        return (state, memory), record
 
-    keys = jax.random.split(key, n_blocks)
-    state, record = jax.lax.scan(block, env.start(jnp.int32(0), params), (jnp.arange(n_blocks), keys))
+    keys, opened = jax.random.split(key, n_blocks), env.start(jnp.int32(0), params)
+    (state, _), record = jax.lax.scan(block, (opened, network.init_carry()), (jnp.arange(n_blocks), keys))
     return record, state.holdings
 
 

@@ -1,5 +1,6 @@
 """A rebalance told in words: what was observed, what the policy asked for, what the guardrails made of it and why."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -10,9 +11,11 @@ from marljax.portfolio.interventions import describe
 from marljax.portfolio.limits import Limits
 from marljax.portfolio.meta_controller import AGENT_FEATURES, PORTFOLIO_FEATURES, split
 
+_PER_BASIS_POINT = 1e4
+
 
 def tell(decision: Decision, limits: Limits, names: Sequence[str], class_names: Sequence[str] | None = None) -> str:
-    """One decision as lines of text.
+    """One decision as lines of text; claims, bids and prices are basis points of capital per block.
 
     Args:
         decision: of one rebalance; take it out of a batch first (`decision_at`).
@@ -26,8 +29,14 @@ def tell(decision: Decision, limits: Limits, names: Sequence[str], class_names: 
     width = max(len("agent"), *map(len, names))
     seen = ", ".join(f"{name} {value:.2f}" for name, value in zip(PORTFOLIO_FEATURES, portfolio, strict=True))
     heads = [*columns, *AGENT_FEATURES]
+    table = np.concatenate([weights, agents], axis=-1)
+    if decision.offer is not None:
+        offer = {field.name: getattr(decision.offer, field.name) for field in dataclasses.fields(decision.offer)}
+        heads += [f"{name}_bp" for name in offer]
+        bids = _PER_BASIS_POINT * np.stack([np.asarray(x) for x in offer.values()], axis=-1)
+        table = np.concatenate([table, bids], axis=-1)
     lines = [f"equity {float(decision.equity):,.0f}; {seen}", f"{'agent':<{width}} " + " ".join(heads)]
-    for name, row in zip(names, np.concatenate([weights, agents], axis=-1), strict=True):
+    for name, row in zip(names, table, strict=True):
         cells = " ".join(f"{value:>{len(head)}.2f}" for head, value in zip(heads, row, strict=True))
         lines.append(f"{name:<{width}} {cells}")
     why = describe(

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from marljax.data.schema import InputError
+from marljax.envs import portfolio_rewards
 from marljax.envs.portfolio import base_weights
 from marljax.envs.product_agents import Holdings, lot_values, observe_products, trade_row
+from marljax.envs.rewards import RewardConfig
 from marljax.envs.tapes import CostConfig
 from marljax.envs.worlds import AllocationConfig, years_ahead
 from marljax.evaluation.backtest import costs_by_item, financing_by_item
@@ -23,6 +25,7 @@ from marljax.portfolio.limits import limits
 from marljax.portfolio.meta_controller import AGENT_FEATURES, split
 from tests.reference.books import random_market
 from tests.reference.portfolio import cash_and_positions
+from tests.reference.rewards import terms as terms_of_reward
 from tests.reference.trading import Book, CashAccount, Costs
 from tests.reference.worlds import policies, portfolio
 
@@ -72,6 +75,34 @@ def test_equity_is_capital_plus_what_every_account_made():
     equity = np.append(params.capital, states.equity)
     np.testing.assert_allclose(infos["return"], np.diff(equity) / equity[:-1], atol=2e-7)
     assert np.abs(np.diff(equity)).min() > 0, "the agents traded"
+
+
+def test_the_default_reward_is_the_log_return_less_risk_aversion_and_costs_sum_to_the_maximum_drawdown():
+    env, params = portfolio(random_market(n_products=3, n_steps=200), risk_aversion=0.3)
+    states, rewards, infos = episode(env, params, drawn())
+    log_return = np.log1p(np.asarray(infos["return"])) / np.asarray(params.reward_scale)
+    np.testing.assert_allclose(rewards, log_return - np.float32(0.15) * log_return**2, rtol=1e-5, atol=1e-6)
+    equity = np.append(params.capital, states.equity).astype(np.float64)
+    worst = (1.0 - equity / np.maximum.accumulate(equity)).max()
+    assert worst > 5e-4
+    assert float(infos["cost"].sum()) == pytest.approx(worst, rel=1e-3)
+    assert float(infos["cost"].min()) >= 0.0
+
+
+@pytest.mark.parametrize("term", ["earnings", "log_return", "sharpe", "sortino", "drawdown", "turnover"])
+def test_the_allocator_is_paid_by_the_weights_of_its_config(term):
+    env, params = portfolio(random_market(n_products=3, n_steps=200))
+    config = RewardConfig(**({"earnings": 0.0, "log_return": 1.0, "memory": 5.0} | {term: 2.0}))
+    params = params.replace(rewards=portfolio_rewards.weights(config))
+    states, rewards, _ = episode(env, params, drawn())
+    equity, traded = np.append(params.capital, states.equity).astype(np.float64), states.holdings.accounts.traded
+    turnover = np.diff(np.append(0.0, traded.sum(axis=1))) / equity[:-1]
+    np.testing.assert_allclose(states.turnover, turnover, rtol=1e-4)
+    sd = float(params.reward_scale) * equity[0]
+    terms = terms_of_reward(np.diff(equity) / sd, np.zeros(BLOCKS), turnover, equity[0] / sd, 5.0, 0.1)
+    expected = 2.0 * terms[term] + (terms["log_return"] if term != "log_return" else 0.0)
+    np.testing.assert_allclose(rewards, expected, rtol=2e-3, atol=2e-3)
+    assert np.abs(2.0 * terms[term] if term != "log_return" else terms[term]).max() > 0.02
 
 
 def test_no_exposure_changes_nothing_but_the_clock():
@@ -400,6 +431,11 @@ def test_a_drawdown_terminates_and_the_number_of_blocks_truncates():
 def test_an_impossible_allocation_is_refused_by_name(wrong):
     with pytest.raises(InputError, match=next(iter(wrong)).removesuffix("_rate")):
         AllocationConfig(**wrong)
+
+
+def test_an_allocator_paid_for_what_does_not_follow_equity_is_refused():
+    with pytest.raises(InputError, match="log_return, sharpe, sortino or drawdown"):
+        AllocationConfig(rewards=RewardConfig(earnings=1.0))
 
 
 def test_a_brake_that_would_never_let_go_is_refused():

@@ -21,7 +21,7 @@ def pay(weights, returns, turnover):
     """(rewards, drawdowns added), float32[T] each."""
 
     def one(state, now):
-        state, reward, added = portfolio_rewards.step(state, weights, *now)
+        state, reward, added = portfolio_rewards.step(state, weights, jnp.float32(SCALE), *now)
         return state, (reward, added)
 
     start = portfolio_rewards.start(weights, jnp.float32(SCALE))
@@ -30,7 +30,13 @@ def pay(weights, returns, turnover):
 
 def test_the_default_is_log_growth_over_the_scale():
     got, _ = pay(portfolio_rewards.weights(LOG_RETURN), RETURNS, TURNOVER)
-    np.testing.assert_allclose(got, np.log1p(RETURNS) / SCALE, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(got, np.log1p(RETURNS) / SCALE, rtol=1e-5, atol=1e-6)
+
+
+def test_risk_aversion_charges_half_the_squared_log_return_over_the_scale():
+    got, _ = pay(portfolio_rewards.weights(LOG_RETURN, risk_aversion=0.4), RETURNS, TURNOVER)
+    log_return = np.log1p(RETURNS) / SCALE
+    np.testing.assert_allclose(got, log_return - 0.2 * log_return**2, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("term", ["earnings", "log_return", "sharpe", "sortino", "drawdown", "turnover"])

@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marljax.agents.agent_set import AgentSet
 from marljax.agents.networks import MLP
 from marljax.agents.policy import TanhGaussianPolicy
+from marljax.envs.portfolio import base_weights
 from marljax.envs.tapes import CostConfig
 from marljax.evaluation.backtest import BASELINES, STRATEGIES, agent_returns, backtest, costs_by_item, financing_by_item
 from marljax.evaluation.decision_log import decision_at, tell
-from marljax.portfolio.meta_controller import observation_size
+from marljax.portfolio.meta_controller import ask, observation_size
 from tests.reference.books import random_market
 from tests.reference.worlds import POLICY, policies, portfolio
 
@@ -103,6 +105,27 @@ def test_what_is_bought_and_held_drifts_and_is_asked_for_as_it_stands(results):
     assert np.ptp(decision.before[1:], axis=0).max() > 2e-4
     drifted = results["equal_weight"][0].decision.before[1:]
     assert np.abs(drifted - 1 / 3).max() > 1e-4
+
+
+def test_a_meta_controller_with_memory_remembers_the_blocks_before(world):
+    env, params = world
+    network = TanhGaussianPolicy(4, AgentSet(3, (8,), recurrent=True))
+    learned = network.init(jax.random.key(0), observation_size(3))
+    # Fresh heads say the base whatever is remembered.
+    stirred = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), learned.network)
+    learned = learned.replace(network=stirred)
+    decision = backtest(env, network, jax.random.key(0), params, learned, STRATEGIES["meta_controller"])[0].decision
+
+    def asked(forgets: bool) -> np.ndarray:
+        memory, found = network.init_carry(), []
+        for i, obs in enumerate(decision.observation):
+            memory = network.init_carry() if forgets else memory
+            action, memory = network.apply(learned, obs, memory, jax.random.key(0), True)
+            found.append(ask(action, base_weights(i, params), params.tilt, params.rails.limits.gross))
+        return np.array(found)
+
+    np.testing.assert_allclose(decision.asked, asked(forgets=False), atol=1e-5)
+    assert np.abs(decision.asked - asked(forgets=True))[1:].max() > 0.01
 
 
 def test_risk_parity_as_mode_of_coordination_does_what_agents_under_risk_parity_do():

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marljax.agents.agent_set import AgentSet
 from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.sac_config import SACConfig
 from marljax.data.schema import InputError
 from marljax.data.splits import Split
 from marljax.envs.joint_portfolio import META, PRODUCT, JointPortfolioEnv
-from marljax.envs.portfolio import PortfolioEnv
+from marljax.envs.portfolio import PortfolioEnv, base_weights
 from marljax.envs.tapes import CostConfig, TradingConfig
 from marljax.envs.worlds import AllocationConfig, joint_params
 from marljax.portfolio.meta_controller import observation_size
@@ -30,7 +31,7 @@ from tests.reference.worlds import POLICY, policies, rows
 
 PPO_CONFIG = PPOConfig(n_envs=4, n_steps=8, hidden=(8, 8), learning_rate=1e-2)
 AGENTS = AgentsConfig(ppo=PPO_CONFIG, sac=SACConfig(hidden=(8, 8)))
-META_CONFIG = MetaConfig(ppo=PPO_CONFIG)
+META_CONFIG = MetaConfig(ppo=dataclasses.replace(PPO_CONFIG, over_agents=("agent",)))
 TINY = JointConfig(
     seeds=2, chunks=3, critic_chunks=1, learning_rate=1e-3, n_envs=2, n_steps=24, replications=2, resamples=100
 )
@@ -80,7 +81,7 @@ def differ(one, other) -> bool:
 def tuned(portfolio, originals):
     """[(params, metrics)] of one seed at the start and after each chunk."""
     env = JointPortfolioEnv(portfolio.env)
-    tuning = Tuning(env, TINY.ppo(PPO_CONFIG, PPO_CONFIG), PPO_CONFIG.learning_rate, critic_chunks=2)
+    tuning = Tuning(env, TINY.ppo(PPO_CONFIG, META_CONFIG.ppo), PPO_CONFIG.learning_rate, critic_chunks=2)
     params = joint_params(portfolio.params("train"), TradingConfig(), 0.5)
     runner = jax.jit(tuning.init)(jax.random.key(0), params, originals)
     update = jax.jit(chex.assert_max_traces(tuning.update, n=1))
@@ -117,7 +118,40 @@ def test_every_product_has_parameters_of_its_own(tuned):
     kernel = tuned[-1][0][PRODUCT]["policy"].network[0].kernel
     assert kernel.shape[0] == 2
     assert differ(kernel[0], kernel[1])
-    assert tuned[-1][0][META]["policy"].network[0].kernel.ndim == 2
+
+
+def test_the_meta_controller_is_tuned_as_the_set_network_that_it_was_trained_as(tuned, originals):
+    learned, before = tuned[-1][0][META], originals[META]
+    chex.assert_trees_all_equal_shapes_and_dtypes(learned["policy"], before)
+    assert META_CONFIG.network(2).network == AgentSet(2, (8, 8))
+    for name in ("each", "whole", "score"):
+        assert differ(learned["policy"].network[name], before.network[name]), name
+    assert "each" not in learned["critic"], "a critic's value is of the whole"
+
+
+def test_where_meta_does_not_read_agents_as_a_set_it_is_tuned_as_a_perceptron():
+    assert TINY.ppo(PPO_CONFIG, PPO_CONFIG).over_agents == ()
+    plain = MetaConfig(ppo=PPO_CONFIG).network(2).network
+    assert plain == PPO_CONFIG.body
+    tuned = TINY.ppo(PPO_CONFIG, dataclasses.replace(META_CONFIG.ppo, heads=3, exposure=0.5))
+    assert (tuned.over_agents, tuned.heads, tuned.exposure) == ((META,), 3, 0.5)
+
+
+def test_a_fresh_meta_controller_holds_risk_parity_at_the_exposure_of_its_config(portfolio):
+    """And without the set network whatever its first weights say: `over_agents` and `exposure` act."""
+    env, params = portfolio.env, portfolio.params("train")
+    state = env.start(params.starts[0], params)
+    obs, base = env.observe(state, params), base_weights(state.block, params)
+
+    def asked(**changes):
+        network = MetaConfig(ppo=dataclasses.replace(META_CONFIG.ppo, **changes)).network(2)
+        fresh = network.init(jax.random.key(0), observation_size(2))
+        action, _ = network.apply(fresh, obs, network.init_carry(), jax.random.key(0), True)
+        return env.ask(state, action, params)
+
+    np.testing.assert_allclose(asked(), 0.95 * base, rtol=1e-5)
+    np.testing.assert_allclose(asked(exposure=0.5), 0.5 * base, rtol=1e-5)
+    assert float(asked(over_agents=()).sum()) < 0.6
 
 
 @pytest.mark.nightly
