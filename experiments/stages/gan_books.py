@@ -55,7 +55,7 @@ class BookProtocol:
     data: Path = Path("../shared/data/lobster/LOBSTER_SampleFile_GOOG_2012-06-21_10.zip")
     """LOBSTER message and order book files of one stock and day."""
     gan: GanConfig = dataclasses.field(
-        default_factory=lambda: GanConfig(average_decay=0.998, steps_per_chunk=50, chunks=150)
+        default_factory=lambda: GanConfig(average_decay=0.998, steps_per_chunk=50, chunks=75)
     )
     """The networks and their training."""
     window: int = 60
