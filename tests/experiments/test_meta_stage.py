@@ -63,7 +63,7 @@ def test_the_price_of_drawdown_is_learned_at_the_rates_of_the_config(portfolio, 
     np.testing.assert_allclose(multiplier[1] * scale, (0.01 + 0.05) * over[0], rtol=1e-4)
     np.testing.assert_allclose(multiplier[2] * scale, 0.01 * over[:2].sum() + 0.05 * over[1], rtol=1e-4)
     np.testing.assert_allclose(reward, unpriced - multiplier * cost, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(stage.value.metadata["curves"]["reward"], unpriced)
+    np.testing.assert_allclose(np.ravel(stage.value.metadata["curves"]["reward"]), unpriced)
 
 
 def test_without_a_limit_it_is_plain_ppo_and_with_one_the_limit_is_that_of_an_episode(portfolio):
