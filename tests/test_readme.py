@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MARKET = (ROOT / "docs" / "market.md").read_text(encoding="utf-8")
 LEARNERS = (ROOT / "docs" / "learners.md").read_text(encoding="utf-8")
+META = (ROOT / "docs" / "meta_controller.md").read_text(encoding="utf-8")
 
 
 def test_the_example_runs_as_printed(capsys, monkeypatch):
@@ -42,8 +43,9 @@ def test_the_learners_page_trains_and_saves_an_agent(tmp_path, monkeypatch):
 def test_every_proof_stands_in_the_table():
     scripts = {path.name for path in (ROOT / "experiments" / "controlled").glob("*.py")}
     proofs = {name for name in scripts if "prove(" in (ROOT / "experiments" / "controlled" / name).read_text()}
-    assert len(proofs - {"proof.py"}) == 8
-    assert all(f"| `{name}` |" in LEARNERS for name in proofs - {"proof.py"})
+    assert len(proofs - {"proof.py"}) == 11
+    for name in proofs - {"proof.py"}:
+        assert f"| `{name}` |" in (META if name.startswith("meta_") else LEARNERS), name
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_every_file_it_points_to_exists(page, folder, least):
         assert (folder / target).exists(), target
 
 
-@pytest.mark.parametrize(("page", "least"), [(MARKET, 13), (LEARNERS, 4)])
+@pytest.mark.parametrize(("page", "least"), [(MARKET, 13), (LEARNERS, 4), (META, 5)])
 def test_every_path_a_page_names_exists(page, least):
     named = set(re.findall(r"\b(?:marljax|experiments)/[\w/]+(?:\.py|\.json)?", page))
     assert len(named) >= least
