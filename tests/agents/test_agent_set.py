@@ -175,6 +175,7 @@ def error(policy, params, n_agents, rows=slice(None)):
     return float(jnp.mean((action - env.wanted(obs))[:, rows] ** 2))
 
 
+@pytest.mark.nightly
 def test_what_was_learned_with_three_agents_holds_for_ten():
     """Doing nothing about tilts costs their variance, (1 - 1 / A) / 12."""
     learner, runner, metrics = trained("mlp", 60, normalise_observations=True)
@@ -189,6 +190,7 @@ def test_what_was_learned_with_three_agents_holds_for_ten():
         assert_alike(one, learned, obs)
 
 
+@pytest.mark.nightly
 def test_a_recurrent_policy_still_treats_agents_alike_after_it_has_learned():
     learner, runner, _ = trained("gru", 4, n_envs=8, n_steps=8, normalise_observations=True)
     policy, params = learner.policy(WHOLE), learner.policy_params(runner)

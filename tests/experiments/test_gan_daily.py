@@ -120,6 +120,7 @@ def test_an_impossible_size_is_refused_by_name():
         gan_index.load(dataclasses.replace(gan_index.IndexProtocol()).data / "nowhere")
 
 
+@pytest.mark.nightly
 def test_no_training_goes_on_with_anothers_checkpoint(tmp_path):
     """In one folder, another seed or another rate is another training; the same one again is the same."""
     rng = np.random.default_rng(0)

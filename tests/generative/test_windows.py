@@ -26,7 +26,9 @@ def shown():
     state = init(jax.random.key(0), dataset, CONFIG)
     drawn = jax.tree.map(lambda x: x[0], draw_numbers(jax.random.key(1), dataset, CONFIG))
     batch = sample_batch(drawn, dataset, CONFIG)
-    fake = generated_windows(networks(CONFIG, 2)[0], state.generator, dataset, batch, CONFIG)
+    network = networks(CONFIG, 2)[0]
+    # In one program, which compiles sooner than its operations do one by one.
+    fake = jax.jit(lambda *given: generated_windows(network, *given, CONFIG))(state.generator, dataset, batch)
     starts = np.asarray(dataset.starts)[(np.asarray(drawn.uniform)[:, 0] * len(dataset.starts)).astype(int)]
     return data, dataset, state, batch, real_windows(dataset.representation, batch), fake, starts
 
@@ -39,11 +41,10 @@ def test_a_generated_window_stands_under_the_regime_that_its_own_context_leaves(
     """The trailing variance is redone in NumPy along the moves of the books that the context decodes to."""
     _, dataset, _, batch, _, fake, _ = shown()
     representation, differs = dataset.representation, 0
+    decode = jax.jit(representation.decode)
     for b in np.flatnonzero(np.asarray(batch.present)):
         anchor = Anchor(fake.level[b], fake.seen.told()[1][b])
-        (parts, _), _ = representation.decode(
-            fake.seen.scores[b, : CONFIG.context].reshape(CONFIG.context, 2, -1), anchor
-        )
+        (parts, _), _ = decode(fake.seen.scores[b, : CONFIG.context].reshape(CONFIG.context, 2, -1), anchor)
         variance, decay = np.asarray(anchor.variance, np.float64), 0.5 ** (1 / HALF_LIFE)
         for move in np.asarray(parts.move, np.float64):
             variance = decay * variance + (1 - decay) * move**2
@@ -107,7 +108,7 @@ def test_a_hidden_context_tells_the_critic_nothing(present):
     known = windows.seen.scores
     other = jnp.roll(known, 1, 0).at[:, CONFIG.context :].set(known[:, CONFIG.context :])
     rows = jnp.arange(CONFIG.batch)
-    one, two = (jax.vmap(critic)(rows, windows.seen.replace(scores=x)) for x in (known, other))
+    one, two = (jax.jit(jax.vmap(critic))(rows, windows.seen.replace(scores=x)) for x in (known, other))
     assert (np.abs(np.asarray(one - two)).max() > 1e-3) == (present > 0)
     if present == 0:
         np.testing.assert_array_equal(one, two)
@@ -128,7 +129,8 @@ def test_derived_features_depend_on_the_variance_before_the_first_row():
     _, dataset, _, _, real, _, _ = shown()
     calm = Anchor(real.level[0], real.seen.told()[1][0])
     wild = calm.replace(variance=4 * calm.variance)
-    one, two = (derived_features(dataset, CONFIG, real.seen.scores[0], anchor) for anchor in (calm, wild))
+    derive = jax.jit(lambda anchor: derived_features(dataset, CONFIG, real.seen.scores[0], anchor))
+    one, two = derive(calm), derive(wild)
     volatility = dataset.representation.features.feature_names.index("volatility")
     assert (np.asarray(two)[10:16, :, volatility] > np.asarray(one)[10:16, :, volatility]).mean() > 0.8
 
