@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from marljax.market.financing import SECONDS_PER_YEAR, Rates, rates
 from marljax.market.slippage import CostModel
 from marljax.portfolio.bidding import AuctionConfig
 from marljax.portfolio.brake import brake
+from marljax.portfolio.correlation_regimes import Regimes, checked
 from marljax.portfolio.guardrails import Guardrails, guardrails
 from marljax.portfolio.limits import limits
 from marljax.portfolio.market_state import Blocks, MarketState, cut_blocks, market_state, row_returns
@@ -37,8 +38,11 @@ class AllocationConfig:
     """How they bid."""
     rows_per_block: int = 20
     """Steps between two rebalances [steps]."""
+    covariance: Literal["exponential", "regimes"] = "exponential"
+    """The covariance behind risk parity: exponentially weighted, or aware of regimes of correlation, whose memories and
+    durations are in proportion to covariance_half_life."""
     covariance_half_life: float = 400.0
-    """Half-life of the covariance behind risk parity [steps]."""
+    """Half-life of that covariance [steps]."""
     shrinkage: float = 0.2
     """Weight of the diagonal in that covariance's correlations [0 to 1]."""
     tilt: float = 1.1
@@ -89,9 +93,19 @@ class AllocationConfig:
             raise InputError("allocation.tilt and allocation.risk_aversion must not be negative")
         self.rails(["unknown"], 1.0, class_caps={})
         self.rates()
+        self.regimes()
         portfolio_rewards.weights(self.rewards)
         if self.coordination == "auction" and self.risk_aversion == 0:
             raise InputError("allocation.risk_aversion must be positive where agents bid: it is what limits their bids")
+
+    def regimes(self) -> Regimes | None:
+        """What is assumed of regimes of correlation, where the covariance is aware of them."""
+        if self.covariance == "exponential":
+            return None
+        usual = Regimes()
+        longer = self.covariance_half_life / usual.correlation_halflife
+        steps = {field.name: longer * getattr(usual, field.name) for field in dataclasses.fields(usual)}
+        return checked(Regimes(**steps | {"jump": usual.jump}))
 
     def rates(self) -> Rates:
         """What money costs."""
@@ -279,5 +293,6 @@ def _market_along(
         jnp.float32(config.shrinkage),
         config.rows_per_block,
         jnp.mean(regimes.astype(jnp.float32), axis=1),
+        config.regimes(),
     )
     return blocks, jax.tree.map(lambda x: x[n_before:], state)

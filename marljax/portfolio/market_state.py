@@ -5,6 +5,7 @@ environment. Causal: the state of a block uses the rows up to its first.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ import numpy as np
 from flax import struct
 
 from marljax.data.schema import MarketData
-from marljax.portfolio import covariance
+from marljax.portfolio import correlation_regimes, covariance
+from marljax.portfolio.correlation_regimes import Regimes
 from marljax.portfolio.risk_parity import risk_parity
 
 
@@ -33,7 +35,7 @@ class MarketState:
     covariance: jax.Array  # float32[N, P, P] of the products' returns per row
     correlation: jax.Array  # float32[N] mean pairwise correlation (0 for one product)
     correlation_change: jax.Array  # float32[N] how far it stands above its own average with the covariance's half-life
-    regime: jax.Array  # float32[N] volatility, -1 calm, 0 usual or unknown, 1 turbulent
+    regime: jax.Array  # float32[N] -1 calm, 0 usual or unknown, 1 turbulent, by volatility or by correlation
 
 
 def cut_blocks(session: np.ndarray, rows_per_block: int) -> Blocks:
@@ -67,6 +69,7 @@ def market_state(
     shrinkage: jax.Array,
     rows_per_block: int,
     regimes: jax.Array | None = None,
+    assumed: Regimes | None = None,
 ) -> MarketState:
     """The allocator's view at every block.
 
@@ -77,31 +80,43 @@ def market_state(
         shrinkage: float32[] in [0, 1], weight of the diagonal.
         rows_per_block: the rebalancing interval the blocks were cut with.
         regimes: float32[T] the volatility regime known at each row, -1 to 1; left out it is unknown.
+        assumed: of regimes of correlation, whose covariance then takes the place of the exponentially weighted one. A
+            probability p of stress is a regime of at least 2 p - 1.
     """
     n_products = returns.shape[1]
 
-    def block(state: covariance.CovarianceState, block: Blocks) -> tuple[covariance.CovarianceState, jax.Array]:
-        def row(state: covariance.CovarianceState, i: jax.Array) -> tuple[covariance.CovarianceState, None]:
-            updated = covariance.update(state, returns[block.start + i], half_life)
+    def seen(state: Any, row: jax.Array) -> Any:
+        if assumed is None:
+            return covariance.update(state, row, half_life)
+        return correlation_regimes.update(state, row, assumed)
+
+    def known(state: Any) -> tuple[jax.Array, jax.Array]:
+        if assumed is None:
+            return covariance.covariance(state, shrinkage), jnp.float32(0.0)
+        return correlation_regimes.covariance(state, shrinkage), state.probability
+
+    def block(state: Any, block: Blocks) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        def row(state: Any, i: jax.Array) -> tuple[Any, None]:
+            updated = seen(state, returns[block.start + i])
             return jax.tree.map(lambda new, old: jnp.where(i < block.length, new, old), updated, state), None
 
         state, _ = row(state, jnp.int32(0))
-        matrix = covariance.covariance(state, shrinkage)
-        return jax.lax.scan(row, state, jnp.arange(1, rows_per_block))[0], matrix
+        return jax.lax.scan(row, state, jnp.arange(1, rows_per_block))[0], known(state)
 
-    _, matrices = jax.lax.scan(block, covariance.init(n_products), blocks)
+    nothing = covariance if assumed is None else correlation_regimes
+    _, (matrices, stress) = jax.lax.scan(block, nothing.init(n_products), blocks)
     volatility = jnp.sqrt(jnp.diagonal(matrices, axis1=1, axis2=2))
     correlations = matrices / (volatility[:, :, None] * volatility[:, None, :])
     pairs = max(n_products * (n_products - 1), 1)
     mean_correlation = (jnp.sum(correlations, (1, 2)) - n_products) / pairs
-    known = jnp.zeros(returns.shape[0]) if regimes is None else regimes
+    turbulent = jnp.zeros(returns.shape[0]) if regimes is None else regimes
     return MarketState(
         base=jax.vmap(risk_parity)(matrices),
         volatility=volatility,
         covariance=matrices,
         correlation=mean_correlation,
         correlation_change=mean_correlation - _average(mean_correlation, 0.5 ** (rows_per_block / half_life)),
-        regime=known[blocks.start],
+        regime=jnp.maximum(turbulent[blocks.start], 2.0 * stress - 1.0),
     )
 
 
