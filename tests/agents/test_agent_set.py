@@ -201,6 +201,7 @@ def test_a_recurrent_policy_still_treats_agents_alike_after_it_has_learned():
     assert_alike(*resized(policy, params, 10), jax.random.normal(jax.random.key(3), (5, 26)))
 
 
+@pytest.mark.nightly
 def test_the_critic_too_does_not_care_for_the_order_or_the_number_of_agents():
     learner, runner, _ = trained("gru", 4, n_envs=8, n_steps=8, normalise_observations=True)
     network, critic = learner.policy(WHOLE).network, runner.params["agent"]["critic"]

@@ -180,6 +180,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.nightly
 def test_every_number_acts():
     learner, start = small(replay="prioritised")[0], jax.random.key(0)
 

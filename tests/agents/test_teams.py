@@ -36,7 +36,7 @@ def returns(world, chunks, market="alike", **settings):
     return metrics
 
 
-@pytest.mark.parametrize("critic", ["own", "shared"])
+@pytest.mark.parametrize("critic", [pytest.param("own", marks=pytest.mark.nightly), "shared"])
 def test_roles_of_different_sizes_and_kinds_of_action_learn_together(critic):
     """An episode is four steps: a picker can earn four, a mover loses 4 * 0.64 / 3 by doing nothing."""
     metrics = returns("matching", 80, critic=critic)

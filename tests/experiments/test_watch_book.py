@@ -34,7 +34,9 @@ def test_the_command_writes_one_page_and_prints_its_progress(tmp_path):
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["book.html"]
 
 
-@pytest.mark.parametrize("source", ["zero-intelligence", "hawkes", "fair-value"])
+@pytest.mark.parametrize(
+    "source", ["hawkes", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("zero-intelligence", "fair-value"))]
+)
 def test_a_seed_makes_one_film(source):
     config = WatchConfig(source=source, messages=300, shots=20)
     films = [record(watch_book.simulated_book(dataclasses.replace(config, seed=seed))[0]) for seed in (1, 1, 2)]

@@ -126,9 +126,8 @@ def test_collapsed_windows_have_no_spread_and_fresh_ones_have_that_of_real_ones(
     assert float(relative_spread(real, jnp.tile(other[:4], (16, 1, 1)))) == 0
 
 
-@pytest.mark.parametrize(
-    "change", [{"derived": True}, *(pytest.param(x, marks=pytest.mark.nightly) for x in LESS_USUAL)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("change", [{"derived": True}, *LESS_USUAL])
 def test_every_static_choice_of_the_networks_acts(change):
     config = dataclasses.replace(SMALL, **change)
     metrics = update(fresh(config), small()[1])[1]
@@ -195,6 +194,7 @@ def lead(data) -> float:
     return float(np.corrcoef(one[:-1], two[1:])[0, 1])
 
 
+@pytest.mark.nightly
 def test_training_learns_that_one_product_leads_the_other():
     """The initial generator is the best diagonal autoregression, which knows no lead: training has to find it."""
     data = toy_market(0, n_steps=3000, n_levels=1, lead=0.9, n_sessions=1)

@@ -238,6 +238,7 @@ def test_no_message_arrives_while_halted_and_time_goes_on(goog):
     assert float(state.elapsed) > 0
 
 
+@pytest.mark.nightly
 def test_the_closed_loop_keeps_a_plausible_book(goog):
     _, messages, receipts, quotes = simulated(jax.random.key(8), goog, calm(), steps=150)
     assert (receipts.code == 0).all(), "no message of the flow is refused"
