@@ -6,6 +6,7 @@ come from differs, and that is data (`return_streams_laws.py`).
 """
 
 import dataclasses
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,18 @@ from marljax.portfolio import covariance
 from marljax.portfolio.brake import BrakeState, released
 from marljax.portfolio.covariance import CovarianceState
 from marljax.portfolio.guardrails import Guardrails, guard, guardrails, limits
-from marljax.portfolio.meta_controller import MarketView, TrackRecord, ask, observation_size, observe
-from marljax.portfolio.risk_parity import risk_parity
+from marljax.portfolio.meta_controller import (
+    PORTFOLIO_FEATURES,
+    MarketView,
+    TrackRecord,
+    ask,
+    observation_size,
+    observe,
+)
+from marljax.portfolio.risk_parity import equal_weight, risk_parity
+
+Base = Literal["risk_parity", "equal_weight"]
+"""What actions tilt."""
 
 _LEAST_GROWTH = 0.01
 _TURBULENT = 1.5
@@ -39,7 +50,7 @@ class ReturnStreamsParams:
     cost: jax.Array  # float32[] of a rebalance per unit of turnover [fraction of equity]
     rate: jax.Array  # float32[] that cash earns and loans cost, per period
     halflife: jax.Array  # float32[] of the covariance [periods]
-    shrinkage: jax.Array  # float32[] of its correlations, 0 to 1
+    shrinkage: jax.Array  # float32[] of its correlations, 0 to 1; at one nothing is known of them
     record_decay: jax.Array  # float32[] weight of the past in the agents' track record, per rebalance
     reward_scale: jax.Array  # float32[] log return per rebalance that counts as one
     risk_aversion: jax.Array  # float32[] reward units per squared reward
@@ -67,7 +78,8 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
     Observation float32[observation_size(A)], see `marljax.portfolio.meta_controller.observe`. Action float32[A + 1]
     in [-1, 1], see `ask`. Reward: log growth of equity in units of `reward_scale`, less `risk_aversion / 2` times its
     square. Never terminates; truncates after `episode_steps`. An episode starts in cash, after `warmup_steps` in which
-    nothing is held but the agents are watched.
+    nothing is held but the agents are watched. `base` is what actions tilt, and the features of the portfolio named in
+    `unseen` are zero in every observation: what they are good for is found out by leaving them out.
 
     `info`: `asked` and `granted` weights, `held` before the rebalance, `base`, float32[A] each; `intervention`;
     `growth` float32[A] of capital left to each agent; `log_growth` of equity and `turnover`, float32[]; `returns`
@@ -77,10 +89,16 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
     periods: int = 5
     episode_steps: int = 64
     warmup_steps: int = 8
+    base: Base = "risk_parity"
+    unseen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.periods, self.episode_steps, self.warmup_steps) < 1:
             raise InputError(f"periods, episode_steps and warmup_steps must be at least 1, got {self}")
+        if self.base not in get_args(Base):
+            raise InputError(f"base must be one of {', '.join(get_args(Base))}, got {self.base!r}")
+        if unknown := set(self.unseen) - set(PORTFOLIO_FEATURES):
+            raise InputError(f"unseen must be among {', '.join(PORTFOLIO_FEATURES)}, got {', '.join(sorted(unknown))}")
 
     def observation_space(self, params: ReturnStreamsParams) -> Box:
         return Box(-5.0, 5.0, (observation_size(params.typical_volatility.shape[0]),))
@@ -120,8 +138,14 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
     def step_env(
         self, key: jax.Array, state: ReturnStreamsState, action: jax.Array, params: ReturnStreamsParams
     ) -> Step:
+        asked = ask(jnp.clip(action, -1.0, 1.0), state.market.base, params.tilt, params.gross)
+        return self.rebalance(key, state, asked, params)
+
+    def rebalance(
+        self, key: jax.Array, state: ReturnStreamsState, asked: jax.Array, params: ReturnStreamsParams
+    ) -> Step:
+        """`step_env` for who asks for weights himself, float32[A], whatever the base."""
         base, held = state.market.base, state.weights
-        asked = ask(jnp.clip(action, -1.0, 1.0), base, params.tilt, params.gross)
         brake, granted, intervention = guard(params.rails, state.brake, asked, held, state.covariance, state.equity)
         turnover = jnp.abs(granted - held).sum()
         state, rows = self._watch(key, state, params)
@@ -185,7 +209,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
         correlation = _mean_correlation(state.moments.covariance)
         stress = jnp.log(volatility / params.typical_volatility) / jnp.log(_TURBULENT)
         market = MarketView(
-            base=risk_parity(matrix),
+            base=risk_parity(matrix) if self.base == "risk_parity" else equal_weight(matrix),
             volatility=volatility,
             typical_volatility=params.typical_volatility,
             correlation=correlation,
@@ -195,7 +219,9 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
         return dataclasses.replace(state, covariance=matrix, market=market)
 
     def _observe(self, state: ReturnStreamsState) -> jax.Array:
-        return observe(state.record, state.market, state.weights, 1.0 - state.equity / state.peak)
+        seen = observe(state.record, state.market, state.weights, 1.0 - state.equity / state.peak)
+        blind = [len(seen) - len(PORTFOLIO_FEATURES) + PORTFOLIO_FEATURES.index(name) for name in self.unseen]
+        return seen.at[jnp.array(blind, int)].set(0.0) if blind else seen
 
 
 def _mean_correlation(matrix: jax.Array) -> jax.Array:
@@ -235,9 +261,10 @@ def return_streams_params(
     for name, value in not_negative.items():
         if not (np.isfinite(value) and value >= 0):
             raise InputError(f"{name} must be finite and not negative, got {value!r}")
-    for name, value in {"shrinkage": shrinkage, "record_decay": record_decay}.items():
-        if not 0 <= value < 1:
-            raise InputError(f"{name} must be at least 0 and below 1, got {value!r}")
+    if not 0 <= record_decay < 1:
+        raise InputError(f"record_decay must be at least 0 and below 1, got {record_decay!r}")
+    if not 0 <= shrinkage <= 1:
+        raise InputError(f"shrinkage must be at least 0 and at most 1, got {shrinkage!r}")
     if rails is None:
         rails = guardrails(limits(streams.n_agents, leverage=gross, max_weight=max(1.0, gross)))
     numbers = {
