@@ -72,8 +72,10 @@ class Futures(NamedTuple):
 
 
 def from_prices(adjusted: pd.DataFrame, contract: pd.DataFrame) -> Futures:
-    """The same from two tables of closes, a column for each product. Raises InputError for a price that is not positive,
-    and where the tables differ in their rows or columns."""
+    """The same from two tables of closes, a column for each product.
+
+    Raises InputError for a price that is not positive, and where the tables differ in their rows or columns.
+    """
     if not (adjusted.index.equals(contract.index) and list(adjusted) == list(contract)):
         raise InputError("futures: adjusted and contract prices must have the same rows and columns")
     if not adjusted.index.is_monotonic_increasing or adjusted.index.has_duplicates:
@@ -105,7 +107,7 @@ def from_prices(adjusted: pd.DataFrame, contract: pd.DataFrame) -> Futures:
 
 
 def read_futures(folder: Path) -> Futures:
-    """The futures of PRODUCTS, in this order, from the two files in `folder`. Raises InputError where one is missing."""
+    """The futures of PRODUCTS, in this order, from the two files in `folder`; InputError where one is missing."""
     tables = []
     for kind in ("adjusted", "contract_price"):
         path = folder / f"futures_{kind}.csv.gz"

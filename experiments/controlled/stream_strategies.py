@@ -1,4 +1,4 @@
-"""What strategies without a memory of their own holdings ask for among given return streams: allocators and the auction.
+"""What strategies that look at no holdings ask for among given return streams: the allocators and the auction.
 
 All are shown what the meta-controller's base is made from, the same covariance at the same rebalance; those that need
 an expected return take the mean of the last two years, and the weight of risk that the meta-controller is rewarded by.
