@@ -6,7 +6,7 @@ come from differs, and that is data (`return_streams_laws.py`).
 """
 
 import dataclasses
-from typing import Literal, get_args
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,6 @@ from marljax.portfolio.meta_controller import (
 )
 from marljax.portfolio.risk_parity import equal_weight, risk_parity
 
-Base = Literal["risk_parity", "equal_weight"]
-"""What actions tilt."""
-
 _LEAST_GROWTH = 0.01
 _TURBULENT = 1.5
 """Volatility over its typical one that counts as turbulent; its inverse is calm."""
@@ -50,7 +47,9 @@ class ReturnStreamsParams:
     cost: jax.Array  # float32[] of a rebalance per unit of turnover [fraction of equity]
     rate: jax.Array  # float32[] that cash earns and loans cost, per period
     halflife: jax.Array  # float32[] of the covariance [periods]
-    shrinkage: jax.Array  # float32[] of its correlations, 0 to 1; at one nothing is known of them
+    shrinkage: jax.Array  # float32[] of its correlations, 0 to 1, where nothing is known of them
+    balanced: jax.Array  # float32[] share of risk parity in the base, the rest is equal weight
+    seen: jax.Array  # float32[PORTFOLIO_FEATURES] one for what is observed, zero for what is hidden
     record_decay: jax.Array  # float32[] weight of the past in the agents' track record, per rebalance
     reward_scale: jax.Array  # float32[] log return per rebalance that counts as one
     risk_aversion: jax.Array  # float32[] reward units per squared reward
@@ -78,8 +77,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
     Observation float32[observation_size(A)], see `marljax.portfolio.meta_controller.observe`. Action float32[A + 1]
     in [-1, 1], see `ask`. Reward: log growth of equity in units of `reward_scale`, less `risk_aversion / 2` times its
     square. Never terminates; truncates after `episode_steps`. An episode starts in cash, after `warmup_steps` in which
-    nothing is held but the agents are watched. `base` is what actions tilt, and the features of the portfolio named in
-    `unseen` are zero in every observation: what they are good for is found out by leaving them out.
+    nothing is held but the agents are watched.
 
     `info`: `asked` and `granted` weights, `held` before the rebalance, `base`, float32[A] each; `intervention`;
     `growth` float32[A] of capital left to each agent; `log_growth` of equity and `turnover`, float32[]; `returns`
@@ -89,16 +87,10 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
     periods: int = 5
     episode_steps: int = 64
     warmup_steps: int = 8
-    base: Base = "risk_parity"
-    unseen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.periods, self.episode_steps, self.warmup_steps) < 1:
             raise InputError(f"periods, episode_steps and warmup_steps must be at least 1, got {self}")
-        if self.base not in get_args(Base):
-            raise InputError(f"base must be one of {', '.join(get_args(Base))}, got {self.base!r}")
-        if unknown := set(self.unseen) - set(PORTFOLIO_FEATURES):
-            raise InputError(f"unseen must be among {', '.join(PORTFOLIO_FEATURES)}, got {', '.join(sorted(unknown))}")
 
     def observation_space(self, params: ReturnStreamsParams) -> Box:
         return Box(-5.0, 5.0, (observation_size(params.typical_volatility.shape[0]),))
@@ -133,7 +125,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
 
         state, _ = jax.lax.scan(watch, state, jax.random.split(key, self.warmup_steps))
         state = self._view(state, params)
-        return self._observe(state), state
+        return self._observe(state, params), state
 
     def step_env(
         self, key: jax.Array, state: ReturnStreamsState, action: jax.Array, params: ReturnStreamsParams
@@ -144,7 +136,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
     def rebalance(
         self, key: jax.Array, state: ReturnStreamsState, asked: jax.Array, params: ReturnStreamsParams
     ) -> Step:
-        """`step_env` for who asks for weights himself, float32[A], whatever the base."""
+        """`step_env` for whoever asks for weights, float32[A], without an action."""
         base, held = state.market.base, state.weights
         brake, granted, intervention = guard(params.rails, state.brake, asked, held, state.covariance, state.equity)
         turnover = jnp.abs(granted - held).sum()
@@ -178,7 +170,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
             "regime": rows.regime,
         }
         over = state.elapsed >= self.episode_steps
-        return self._observe(state), state, reward, jnp.zeros((), bool), over, info
+        return self._observe(state, params), state, reward, jnp.zeros((), bool), over, info
 
     def _watch(
         self, key: jax.Array, state: ReturnStreamsState, params: ReturnStreamsParams
@@ -209,7 +201,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
         correlation = _mean_correlation(state.moments.covariance)
         stress = jnp.log(volatility / params.typical_volatility) / jnp.log(_TURBULENT)
         market = MarketView(
-            base=risk_parity(matrix) if self.base == "risk_parity" else equal_weight(matrix),
+            base=params.balanced * risk_parity(matrix) + (1.0 - params.balanced) * equal_weight(matrix),
             volatility=volatility,
             typical_volatility=params.typical_volatility,
             correlation=correlation,
@@ -218,10 +210,9 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
         )
         return dataclasses.replace(state, covariance=matrix, market=market)
 
-    def _observe(self, state: ReturnStreamsState) -> jax.Array:
+    def _observe(self, state: ReturnStreamsState, params: ReturnStreamsParams) -> jax.Array:
         seen = observe(state.record, state.market, state.weights, 1.0 - state.equity / state.peak)
-        blind = [len(seen) - len(PORTFOLIO_FEATURES) + PORTFOLIO_FEATURES.index(name) for name in self.unseen]
-        return seen.at[jnp.array(blind, int)].set(0.0) if blind else seen
+        return seen.at[-len(PORTFOLIO_FEATURES) :].multiply(params.seen)
 
 
 def _mean_correlation(matrix: jax.Array) -> jax.Array:
@@ -242,12 +233,15 @@ def return_streams_params(
     rate: float = 0.0,
     halflife: float = 20.0,
     shrinkage: float = 0.1,
+    balanced: float = 1.0,
+    unseen: Sequence[str] = (),
     record_decay: float = 0.9,
     reward_scale: float = 0.01,
     risk_aversion: float = 0.1,
 ) -> ReturnStreamsParams:
     """The world from host numbers, checked; fields and units as in `ReturnStreamsParams`.
 
+    `unseen` are the features of the portfolio, by their names in PORTFOLIO_FEATURES, that are hidden from the policy.
     Without `rails` nothing limits but long-only positions of at most all equity each, and `gross` for their sum.
     """
     typical = np.asarray(typical_volatility, np.float64)
@@ -263,8 +257,11 @@ def return_streams_params(
             raise InputError(f"{name} must be finite and not negative, got {value!r}")
     if not 0 <= record_decay < 1:
         raise InputError(f"record_decay must be at least 0 and below 1, got {record_decay!r}")
-    if not 0 <= shrinkage <= 1:
-        raise InputError(f"shrinkage must be at least 0 and at most 1, got {shrinkage!r}")
+    for name, value in {"shrinkage": shrinkage, "balanced": balanced}.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} must be at least 0 and at most 1, got {value!r}")
+    if unknown := sorted(set(unseen) - set(PORTFOLIO_FEATURES)):
+        raise InputError(f"unseen must be among {', '.join(PORTFOLIO_FEATURES)}, got {', '.join(unknown)}")
     if rails is None:
         rails = guardrails(limits(streams.n_agents, leverage=gross, max_weight=max(1.0, gross)))
     numbers = {
@@ -274,6 +271,7 @@ def return_streams_params(
         "rate": rate,
         "halflife": halflife,
         "shrinkage": shrinkage,
+        "balanced": balanced,
         "record_decay": record_decay,
         "reward_scale": reward_scale,
         "risk_aversion": risk_aversion,
@@ -282,5 +280,6 @@ def return_streams_params(
         streams=streams,
         typical_volatility=jnp.asarray(typical, jnp.float32),
         rails=rails,
+        seen=jnp.asarray([name not in unseen for name in PORTFOLIO_FEATURES], jnp.float32),
         **{name: jnp.float32(value) for name, value in numbers.items()},
     )
