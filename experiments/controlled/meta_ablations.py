@@ -9,11 +9,11 @@ Compared with the whole are meta-controllers
 - without guardrails: nothing limits but positions from zero to the gross exposure that may be asked for;
 - without the base: actions tilt equal weight and not risk parity.
 
-All play the same episodes. What counts is the certainty equivalent over cash, net of
-costs, as a share of the optimum's, which knows the law and no guardrails. `estimate` is what the whole has more of than
-the best of the three, mean over seeds, `interval` is over seeds. `met` asks that it lies above zero, so that
-every part is worth its place. result.json also has drawdown, turnover and costs, and those of the modes of
-coordination that do without a policy.
+All learn at the settings of meta_regimes.py but for smaller rollouts, and play the same episodes. What counts is the
+certainty equivalent over cash, net of costs, as a share of the optimum's, which knows the law and no guardrails.
+`estimate` is what the whole has more of than the best of the three, mean over seeds, `interval` is over seeds. `met`
+asks that it lies above zero, so that every part is worth its place. result.json also has drawdown, turnover and costs,
+and those of the modes of coordination that do without a policy.
 """
 
 import dataclasses
@@ -157,7 +157,7 @@ def draw(
 
 
 PRESETS = {
-    "full": MetaConfig(chunks=60, ppo=LEARNER),
+    "full": MetaConfig(chunks=60, episodes=100, ppo=dataclasses.replace(LEARNER, n_envs=16)),
     "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
 }
 

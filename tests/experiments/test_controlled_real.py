@@ -16,25 +16,25 @@ from experiments.controlled.meta_modes import hold_mode
 from experiments.controlled.meta_real import RealConfig, judge
 from experiments.controlled.stream_accounts import Account, follow, hold
 from experiments.controlled.stream_strategies import WINDOW, by_auction, in_loop, on_host
-from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO
 from marljax.envs.controlled.return_streams import ReturnStreams, return_streams_params
 from marljax.envs.controlled.return_streams_laws import recorded_streams
 from marljax.evaluation.metrics import sharpe_ratio
 from marljax.portfolio.bidding import AuctionConfig
 from marljax.portfolio.guardrails import guardrails, limits
+from marljax.portfolio.meta_controller import AGENT_FEATURES
 
 ROOT = Path(__file__).parents[2]
 DAILY = ROOT.parent / "shared" / "data" / "daily"
 A, N, K, COST = 3, 12, 5, 0.01
 ENV = ReturnStreams(periods=K, episode_steps=N, warmup_steps=2)
-RAILS = guardrails(limits(A, leverage=1.5, max_weight=0.8, turnover=1.2))
+RAILS = guardrails(limits(A, leverage=1.5, max_weight=0.8, turnover=0.7))
 RETURNS = 0.02 * np.random.default_rng(0).standard_normal(((2 + N) * K, A)) + 0.001
 
 
-def world(returns=RETURNS):
+def world(returns=RETURNS, typical=0.04):
     streams = recorded_streams(returns, 0.1, 0.5)
-    return return_streams_params(streams, np.full(A, 0.04), rails=RAILS, gross=1.25, cost=COST, halflife=20.0)
+    return return_streams_params(streams, np.full(A, typical), rails=RAILS, gross=1.25, cost=COST, halflife=20.0)
 
 
 @jax.jit
@@ -66,62 +66,35 @@ def test_an_account_is_that_of_a_plain_ledger_of_the_recording_from_the_warm_up_
             assert np.log(equity / before) == pytest.approx(float(account.log_growth[s, i]), abs=2e-6)
 
 
-def policies(exposures):
-    """A form of policy, and parameters [1, folds] of which each asks for the base at an exposure of its own."""
-    learner = PPO(ENV, dataclasses.replace(meta_streams.LEARNER, n_envs=2, n_steps=4, hidden=(4,)))
-    policy = learner.policy(world())
-    assert isinstance(policy, TanhGaussianPolicy)
-    fresh = policy.init(jax.random.key(0), ENV.observation_space(world()).shape[0])
-    bias = jnp.arctanh(2.0 * jnp.asarray(exposures) - 1.0)[None]
+class Probe:
+    """Tilts nothing, and asks for an exposure of its own and a little of what it sees of the first agent's market."""
 
-    def stack(path, leaf):
-        repeated = jnp.broadcast_to(leaf, (1, len(exposures), *leaf.shape))
-        if "whole" in jax.tree_util.keystr(path) and leaf.ndim == 1:
-            return repeated.at[..., 0].set(bias)
-        return repeated
+    def init_carry(self):
+        return ()
 
-    return policy, jax.tree_util.tree_map_with_path(stack, fresh)
+    def apply(self, params, obs, memory, key, deterministic):
+        return jnp.zeros(A + 1).at[-1].set(
+            2.0 * params - 1.0 + 0.2 * obs[AGENT_FEATURES.index("market_volatility")]
+        ), ()
 
 
-def test_a_policy_that_learned_nothing_holds_risk_parity_and_each_fold_has_its_own_on_one_account():
-    policy, params = policies([0.4, 0.8])
-    fold = jnp.asarray([0] * 5 + [1] * 7)
-    typical = jnp.full((2, A), 0.04)
-    account = jax.jit(lambda params: follow(ENV, world(), policy, params, fold, typical))(params)
-    base = held(world(), jnp.zeros((4, N, A)))[1].base
-    exposure = np.where(np.asarray(fold) == 0, 0.4, 0.8)[:, None] * 1.25
-    same, _ = held(world(), jnp.broadcast_to(jnp.asarray(exposure) * base, (4, N, A)).astype(jnp.float32))
-    np.testing.assert_allclose(account.granted[0], same.granted[0], atol=2e-6)
-    np.testing.assert_allclose(account.log_growth[0], same.log_growth[0], atol=2e-6)
-    np.testing.assert_allclose(account.granted[0].sum(-1), exposure[:, 0], atol=1e-5)
-    # At the change of folds only what is missing to the new exposure is bought.
-    assert float(account.turnover[0, 5]) == pytest.approx(0.5, abs=0.15)
-
-
-def test_observations_are_in_units_of_the_fold_that_acts_on_them(monkeypatch):
-    seen = []
-
-    class Looks:
-        def init_carry(self):
-            return ()
-
-        def apply(self, params, obs, memory, key, deterministic):
-            jax.debug.callback(lambda obs: seen.append(np.asarray(obs)), obs, ordered=True)
-            return jnp.zeros(A + 1), memory
-
-    fold = jnp.asarray([0] * 4 + [1] * 8)
-    typical = jnp.stack([jnp.full(A, 0.04), jnp.full(A, 0.08)])
-    one = {"none": jnp.zeros((1, 2))}
-    # Mapping over seeds would map the callback: one seed, looked at without it.
-    monkeypatch.setattr(jax, "vmap", lambda f: lambda tree: f(jax.tree.map(lambda x: x[0], tree)))
-    follow(ENV, world(), Looks(), one, fold, typical)
-    jax.effects_barrier()
-    follow(ENV, world(), Looks(), one, jnp.zeros(N, int), typical)
-    jax.effects_barrier()
-    both = np.stack(seen).reshape(2, N, -1)[:, :, : 9 * A].reshape(2, N, A, 9)
-    difference = both[0, ..., 7] - both[1, ..., 7]
-    np.testing.assert_allclose(difference[:4], 0.0, atol=1e-6)
-    np.testing.assert_allclose(difference[4:], -np.log(2.0), atol=1e-5)
+def test_each_fold_has_its_own_parameters_and_units_and_the_account_goes_on():
+    fold, typical = np.array([0] * 5 + [1] * 7), np.array([0.03, 0.06])
+    exposure = jnp.asarray([[0.4, 0.6]])
+    account = jax.jit(
+        lambda exposure: follow(
+            ENV, world(), Probe(), exposure, jnp.asarray(fold), jnp.repeat(jnp.asarray(typical)[:, None], A, 1)
+        )
+    )(exposure)
+    # Before anything is known a covariance is that of the first fold's typical volatility.
+    seen = held(world(typical=0.03), jnp.zeros((4, N, A)))[1]
+    market = np.log(np.sqrt(np.asarray(seen.covariance)[:, 0, 0]) / typical[fold])
+    wanted = 1.25 * (np.asarray(exposure)[0, fold] + 0.1 * market)
+    np.testing.assert_allclose(np.asarray(account.granted[0]).sum(-1), wanted, atol=1e-5)
+    np.testing.assert_allclose(account.granted[0], wanted[:, None] * seen.base, atol=1e-5)
+    again, _ = held(world(typical=0.03), jnp.broadcast_to(account.granted, (4, N, A)))
+    np.testing.assert_allclose(again.granted[0], account.granted[0], atol=2e-6)
+    np.testing.assert_allclose(again.log_growth[0], account.log_growth[0], atol=2e-6)
 
 
 def test_nobody_asks_by_what_comes_later():
@@ -156,9 +129,8 @@ def account_of(returns):
 
 def test_the_verdict_is_a_lead_in_sharpe_ratio_that_the_weeks_establish():
     rng = np.random.default_rng(3)
-    base = rng.normal(0.0, 0.01, (1, 400)) + 0.0005
-    better = np.repeat(base + 0.002, 2, 0) + rng.normal(0.0, 0.002, (2, 400))
-    same = np.repeat(base, 2, 0) + rng.normal(0.0, 0.002, (2, 400))
+    base = np.repeat(rng.normal(0.0, 0.01, (1, 400)) + 0.0005, 2, 0)
+    better, same = (base + lead + rng.normal(0.0, 0.002, (2, 400)) for lead in (0.002, 0.0))
     costs = np.zeros((400 * 5, A))
 
     class Part:
