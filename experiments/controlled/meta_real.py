@@ -85,16 +85,26 @@ def learn(part: Study, config: RealConfig, folder: Path) -> tuple[PPO, Any]:
     return learner, learner.policy_params(runners)
 
 
-def accounts(part: Study, learner: PPO, params: Any) -> dict[str, Account]:
-    """What every strategy did over the judged weeks, leaves [1, N, ...], of the meta-controller [seeds, N, ...]."""
+def accounts(part: Study, learner: PPO, params: Any) -> tuple[dict[str, Account], Account]:
+    """What every strategy did over the judged weeks, leaves [1, N, ...], of the meta-controller [seeds, N, ...].
+
+    The second is the meta-controller's tilts at an exposure of one, which tells them apart from its exposure.
+    """
     env, world = judged_world(part, WORLD)
     asked = asked_by_others(part, env, world)
     policy = learner.policy(world)
     typical = training_worlds(part).typical_volatility
     own = jax.jit(lambda params: follow(env, world, policy, params, fold_at(part), typical))(params)
-    table = jnp.asarray(np.stack(list(asked.values())), jnp.float32)
-    others, _ = jax.jit(lambda table: hold(env, world, table))(table)
-    return {META: own} | {name: jax.tree.map(lambda x, i=i: x[i : i + 1], others) for i, name in enumerate(asked)}
+    tilted = np.asarray(own.granted, np.float64)
+    tilted /= np.maximum(tilted.sum(-1, keepdims=True), 1e-9)
+    table = jnp.asarray(np.concatenate([np.stack(list(asked.values())), tilted]), jnp.float32)
+    held, _ = jax.jit(lambda table: hold(env, world, table))(table)
+
+    def rows(begin: int, end: int) -> Account:
+        return jax.tree.map(lambda x: x[begin:end], held)
+
+    n_others = len(asked)
+    return {META: own} | {name: rows(i, i + 1) for i, name in enumerate(asked)}, rows(n_others, len(table))
 
 
 def summarise(account: Account, part: Study, key: jax.Array, resamples: int) -> dict[str, Any]:
@@ -152,8 +162,10 @@ def main(config: RealConfig, folder: Path) -> tuple[Verdict, Mapping[str, Any]]:
     """Walk, judge, draw."""
     part = study(config.data, config.part)
     learner, params = learn(part, config, folder)
-    all_accounts = accounts(part, learner, params)
+    all_accounts, tilts = accounts(part, learner, params)
     verdict, more = judge(all_accounts, part, config)
+    reference = {name: all_accounts[name] for name in REFERENCES}
+    more["tilts_alone"] = judge({META: tilts} | reference, part, config)[1]["strategies"][META]
     draw(folder / "picture.html", all_accounts, part, verdict, more)
     return verdict, more
 

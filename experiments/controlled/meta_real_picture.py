@@ -1,6 +1,6 @@
 """What became of capital among futures agents: accounts, drawdowns, who held what, how much, and what was forbidden."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from proof import Verdict
 from stream_accounts import Account
 
-from marljax.evaluation.figure_style import product_colour, styled, translucent
+from marljax.evaluation.figure_style import PRODUCT_COLOURS, product_colour, styled, translucent
 
 META = "meta"
 SHOWN = 0.05
@@ -41,10 +41,11 @@ def acted(account: Account) -> dict[str, np.ndarray]:
     return found
 
 
-def colours(names: Any) -> dict[str, str]:
-    """The learned one in its own colour, the others in those of products."""
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """The learned one in its own colour, the others in those of products but for the one that is like it."""
     others = [name for name in names if name != META]
-    return {META: LEARNED} | {name: product_colour(i, len(others)) for i, name in enumerate(others)}
+    unlike = [colour for i, colour in enumerate(PRODUCT_COLOURS) if i != 1]
+    return {META: LEARNED} | dict(zip(others, unlike, strict=True))
 
 
 def label(name: str) -> str:
