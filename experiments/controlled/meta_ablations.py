@@ -30,7 +30,7 @@ import plotly.graph_objects as go
 sys.path.insert(0, str(Path(__file__).parent))
 
 import meta_regimes
-from meta_modes import hold_mode
+from meta_modes import MODES, hold_modes
 from meta_picture import by_seed, drawdown
 from meta_streams import LEARNER, MetaConfig, Played, judged, play
 from picture import write_picture
@@ -46,7 +46,6 @@ from marljax.portfolio.meta_controller import PORTFOLIO_FEATURES
 TASK, TARGET = "meta_ablations", 0.0
 WHOLE = "whole"
 ABLATIONS = ("without_correlation", "without_guardrails", "without_base")
-MODES = ("risk_parity", "auction")
 REBALANCES_A_YEAR = 13
 
 
@@ -117,9 +116,8 @@ def main(config: MetaConfig, folder: Path) -> tuple[Verdict, Mapping[str, Any]]:
     for i, (name, world) in enumerate(worlds.items()):
         params = jax.tree.map(lambda x, i=i: x[:, i], learner.policy_params(runners))
         measured[name] = measure(play(learner, params, world, config), world, config.burn_in)
-    for mode in MODES:
-        world = worlds[WHOLE]
-        measured[mode] = measure(hold_mode(learner.env, world, mode, config), world, config.burn_in)
+    modes = measure(hold_modes(learner.env, worlds[WHOLE], config), worlds[WHOLE], config.burn_in)
+    measured |= {mode: {key: x[i : i + 1] for key, x in modes.items()} for i, mode in enumerate(MODES)}
     verdict, more = judge(measured)
     draw(folder / "picture.html", measured, verdict, more)
     return verdict, more

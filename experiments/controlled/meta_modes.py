@@ -4,7 +4,8 @@ Agents bid for capital, or risk parity is held as far as gross exposure may go, 
 same names; what they ask for stands under the guardrails of the world.
 """
 
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,11 @@ from marljax.envs.controlled.return_streams import ReturnStreams, ReturnStreamsP
 from marljax.portfolio.bidding import AuctionConfig, claims, offer
 from marljax.portfolio.calibration import Calibration
 
-Mode = Literal["risk_parity", "auction"]
+MODES = ("risk_parity", "auction")
 
 
-def hold_mode(env: ReturnStreams, world: ReturnStreamsParams, mode: Mode, config: MetaConfig) -> Played:
-    """What a mode did in the episodes of `meta_streams.play`, of the same returns, as if of one seed."""
+def hold_modes(env: ReturnStreams, world: ReturnStreamsParams, config: MetaConfig) -> Played:
+    """What each of MODES did in the episodes of `meta_streams.play`, with the same returns; modes stand for seeds."""
     rules = AuctionConfig().rules(float(world.risk_aversion / world.reward_scale))
     n_agents = world.typical_volatility.shape[0]
 
@@ -31,7 +32,7 @@ def hold_mode(env: ReturnStreams, world: ReturnStreamsParams, mode: Mode, config
         volatility = jnp.sqrt(jnp.diagonal(state.covariance))
         return asked, (calibration, claims(state.record.mean, volatility, rules), volatility)
 
-    def episode(key: jax.Array) -> Any:
+    def episode(mode: str, key: jax.Array) -> Any:
         reset_key, key = jax.random.split(key)
         start = Calibration.start(n_agents), jnp.zeros(n_agents), jnp.ones(n_agents)
 
@@ -48,7 +49,10 @@ def hold_mode(env: ReturnStreams, world: ReturnStreamsParams, mode: Mode, config
         return jax.lax.scan(step, (state, start), jax.random.split(key, config.steps))[1]
 
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), JUDGED), config.episodes)
-    info = jax.jit(jax.vmap(episode))(keys)
-    own = (np.asarray(info[name], np.float64)[None] for name in ("granted", "log_growth", "turnover"))
-    shared = (np.asarray(info[name], np.float64) for name in ("base", "growth", "returns", "regime"))
+    infos = [jax.jit(jax.vmap(partial(episode, mode)))(keys) for mode in MODES]
+    own = (
+        np.stack([np.asarray(info[name], np.float64) for info in infos])
+        for name in ("granted", "log_growth", "turnover")
+    )
+    shared = (np.asarray(infos[0][name], np.float64) for name in ("base", "growth", "returns", "regime"))
     return Played(*own, *shared)

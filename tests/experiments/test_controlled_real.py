@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.controlled import meta_ablations, meta_regimes, meta_streams
-from experiments.controlled.meta_modes import hold_mode
+from experiments.controlled.meta_modes import MODES, hold_modes
 from experiments.controlled.meta_real import RealConfig, judge
 from experiments.controlled.stream_accounts import Account, follow, hold
 from experiments.controlled.stream_strategies import WINDOW, by_auction, in_loop, on_host
@@ -203,12 +203,12 @@ def test_modes_play_the_episodes_of_the_meta_controller_and_a_fresh_one_is_risk_
     policy = learner.policy(params)
     fresh = policy.init(jax.random.key(0), learner.env.observation_space(params).shape[0])
     played = meta_streams.play(learner, jax.tree.map(lambda x: jnp.stack([x, x]), fresh), params, config)
-    parity, auction = (hold_mode(learner.env, params, mode, config) for mode in ("risk_parity", "auction"))
-    for mode in (parity, auction):
-        np.testing.assert_array_equal(mode.returns, played.returns)
-        np.testing.assert_array_equal(mode.base, played.base)
-    np.testing.assert_allclose(parity.weights[0], played.weights[0], atol=1e-4)
-    assert np.abs(auction.weights - parity.weights).max() > 0.1
+    modes = hold_modes(learner.env, params, config)
+    np.testing.assert_array_equal(modes.returns, played.returns)
+    np.testing.assert_array_equal(modes.base, played.base)
+    parity, auction = (modes.weights[MODES.index(mode)] for mode in ("risk_parity", "auction"))
+    np.testing.assert_allclose(parity, played.weights[0], atol=1e-4)
+    assert np.abs(auction - parity).max() > 0.1
 
 
 @pytest.mark.nightly
@@ -230,4 +230,4 @@ def test_a_quick_run_ends_with_its_verdict_and_a_page(task, tmp_path):
         assert len(kept["strategies"]) == 10
         assert kept["weeks"][1] < "2010"
     else:
-        assert set(kept["results"]) == {"whole", *meta_ablations.ABLATIONS, *meta_ablations.MODES}
+        assert set(kept["results"]) == {"whole", *meta_ablations.ABLATIONS, *MODES}
