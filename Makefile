@@ -26,8 +26,8 @@ demo: $(RUNS)  ## the whole pipeline on the embedded sample, up to runs/demo/rep
 test: $(TESTS)  ## the tests, but for the long ones
 	$(BIN)/python -m pytest $(WORKERS) --durations 40
 
-nightly: $(TESTS)  ## all tests, with many more examples
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(WORKERS) -m ""
+nightly: $(TESTS)  ## all tests, with many more examples and programs optimised as for users
+	XLA_FLAGS= HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(WORKERS) -m ""
 
 lint: $(TESTS)  ## ruff, and mypy on the package
 	$(BIN)/ruff check .

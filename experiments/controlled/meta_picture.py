@@ -1,5 +1,6 @@
 """One judged episode of the meta-controller: what it held, what regime it was, how exposed it was, what it lost."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -53,10 +54,10 @@ def timeline(
             row=1,
             col=1,
         )
-    for (name, values), colour in zip(probability.items(), STRATEGY_COLOURS[3:], strict=False):
+    for (name, values), colour in zip(probability.items(), STRATEGY_COLOURS[4:], strict=False):
         plot.add_scatter(x=x, y=values, name=name, line={"color": colour, "width": 1.5}, row=2, col=1)
     if best is not None:
-        plot.add_trace(best_line(x, best.sum(-1), "optimum", legend=True, width=3), row=3, col=1)
+        plot.add_trace(best_line(x, best.sum(-1), "the optimum's exposure", legend=True, width=3), row=3, col=1)
     for trace in seed_lines(x, weights.sum(-1), "learned, seed by seed", legend=True):
         plot.add_trace(trace, row=3, col=1)
     for (name, values), colour in zip(others.items(), OTHERS, strict=False):
@@ -74,7 +75,8 @@ def by_seed(values: Mapping[str, np.ndarray], unit: str, marks: Mapping[str, flo
     marker = {"color": translucent(LEARNED, 0.6), "size": 8}
     for name, points in values.items():
         plot.add_scatter(x=[name] * len(points), y=points, mode="markers", marker=marker)
-    for label, value in marks.items():
-        plot.add_hline(value, line_dash="dash", line_color="#5b6673", annotation_text=label)
+    # Names of marks that nearly coincide stand at either end.
+    for (label, value), end in zip(marks.items(), itertools.cycle(("top right", "top left")), strict=False):
+        plot.add_hline(value, line_dash="dash", line_color="#5b6673", annotation_text=label, annotation_position=end)
     plot.update_yaxes(title_text=unit)
     return styled(plot, 360, n_lines=0, top=30, hover="closest")

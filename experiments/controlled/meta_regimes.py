@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from meta_picture import by_seed, timeline
-from meta_streams import LEARNER, MetaConfig, Played, investor_of, judged, law_of, log_growth, play
+from meta_streams import CHUNKS, LEARNER, MetaConfig, Played, investor_of, judged, law_of, log_growth, play
 from picture import write_picture
 from proof import Verdict, prove, train_seeds
 
@@ -168,7 +168,7 @@ def draw(
 
 
 PRESETS = {
-    "full": MetaConfig(chunks=100, ppo=LEARNER),
+    "full": MetaConfig(chunks=CHUNKS, ppo=LEARNER),
     "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
 }
 

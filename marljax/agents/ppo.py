@@ -153,7 +153,7 @@ class PPO:
         def step(carry: tuple[Worlds, Memory], draws: Any) -> tuple[tuple[Worlds, Memory], Any]:
             worlds, memory = carry
             keys, step_noise = draws
-            seen, choice, action, carries = agents.gather_vectors(worlds.obs), {}, {}, {}
+            seen, choice, action, median, carries = agents.gather_vectors(worlds.obs), {}, {}, {}, {}
             for team in agents.teams:
                 name = team.name
                 distribution, carries[name] = team.across(
@@ -161,18 +161,22 @@ class PPO:
                 )
                 choice[name] = distribution.choose(step_noise[name])
                 action[name] = distribution.act(choice[name])
+                median[name] = distribution.act(distribution.best())
+            greedy = None
+            if config.baseline == "greedy":
+                greedy = step_worlds(self.env, keys, worlds, agents.actions(median), env_params)[1]
             worlds, transition = step_worlds(self.env, keys, worlds, agents.actions(action), env_params)
             reward = agents.gather(transition.reward)
             discounted = {name: config.discount * memory.discounted[name] + reward[name] for name in reward}
             memory = dataclasses.replace(
                 memory, policy=forget(carries, transition.done), discounted=forget(discounted, transition.done)
             )
-            return (worlds, memory), (transition, choice, discounted)
+            return (worlds, memory), (transition, greedy, choice, discounted)
 
-        (worlds, memory), (steps, choice, discounted) = jax.lax.scan(
+        (worlds, memory), (steps, greedy, choice, discounted) = jax.lax.scan(
             step, (runner.worlds, runner.memory), (jax.random.split(step_key, shape), noise)
         )
-        return worlds, memory, Rollout(steps, choice, noise, discounted, runner.memory)
+        return worlds, memory, Rollout(steps, greedy, choice, noise, discounted, runner.memory)
 
 
 def init_params(key: jax.Array, agents: Roster, config: PPOConfig) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class PPOConfig:
     the set of agents and fit any number of them."""
     exposure: float = struct.field(pytree_node=False, default=0.95)
     """Of their largest gross exposure, the share that they ask for before they learn [1]."""
+    baseline: Literal["critic", "greedy"] = struct.field(pytree_node=False, default="critic")
+    """What an action is compared with: the critic's value, or what the policy would have got without exploring, in a
+    step of its own from the same state under the same draws."""
     critic: Literal["own", "shared"] = struct.field(pytree_node=False, default="own")
     """Whether every agent judges by its own observation, or one critic by all observations (in training only)."""
     separate: tuple[str, ...] = struct.field(pytree_node=False, default=())
@@ -92,10 +95,17 @@ class PPOConfig:
             "entropy_coefficient",
             "entropy_decay",
         )
-        for name, known in (("network", ("mlp", "gru", "attention")), ("critic", ("own", "shared"))):
+        known_names = {
+            "network": ("mlp", "gru", "attention"),
+            "baseline": ("critic", "greedy"),
+            "critic": ("own", "shared"),
+        }
+        for name, known in known_names.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         require(self, "above 0 and below 1", lambda x: 0 < x < 1, "exposure")
+        if self.baseline == "greedy":
+            require(self, "0 with a greedy baseline, which compares single steps", lambda x: x == 0, "gae_lambda")
         if self.network == "attention" and self.critic == "shared":
             raise InputError("attention over products looks at one observation: critic must be own")
         if self.network != "attention" and self.tokens != 1:

@@ -24,6 +24,7 @@ class Rollout(NamedTuple):
     """T steps of N worlds, as they were made."""
 
     steps: Transition  # leaves [T, N, ...], in the environment's form
+    greedy: Transition | None  # likewise: where each step would have led had nobody explored in it
     choice: ByTeam  # [T, N, G, ...]
     noise: ByTeam  # [T, N, G, ...]
     discounted: ByTeam  # float32[T, N, G] discounted sums of rewards in their episodes, this one's included
@@ -36,6 +37,7 @@ def prepare(runner: PPORunner, agents: Roster, rollout: Rollout, config: PPOConf
     obs, final_obs = agents.gather_vectors(steps.obs), agents.gather_vectors(steps.final_obs)
     reward, terminated, truncated = map(agents.gather, (steps.reward, steps.terminated, steps.truncated))
     value, next_value, critic_memory = values_along(runner.params, agents, obs, final_obs, memory, steps.done, config)
+    without = _greedily(runner, agents, rollout, obs, config)
     log_density, advantage, target = {}, {}, {}
     for team in agents.teams:
         name = team.name
@@ -52,10 +54,32 @@ def prepare(runner: PPORunner, agents: Roster, rollout: Rollout, config: PPOConf
             config.discount,
             config.gae_lambda,
         )
+        if without is not None:
+            advantage[name] = target[name] - without[name]
     return (
         Batch(obs, rollout.choice, rollout.noise, log_density, value, advantage, target, steps.done, memory),
         critic_memory,
     )
+
+
+def _greedily(runner: PPORunner, agents: Roster, rollout: Rollout, obs: ByTeam, config: PPOConfig) -> ByTeam | None:
+    """What each step would have been worth had nobody explored in it, float32[T, N, G] by team.
+
+    What is compared with it has the luck of the draws in common, and an action's advantage is left: the greedy
+    baseline of Rennie et al. (2017), "Self-critical sequence training", of one step. It does not depend on what was
+    explored, so the gradient is as unbiased as with a critic.
+    """
+    if rollout.greedy is None:
+        return None
+    steps, memory = rollout.greedy, rollout.memory
+    final_obs = agents.gather_vectors(steps.final_obs)
+    _, next_value, _ = values_along(runner.params, agents, obs, final_obs, memory, rollout.steps.done, config)
+    reward, terminated = agents.gather(steps.reward), agents.gather(steps.terminated)
+    return {
+        name: reward[name] * reward_factor(runner, name, config)
+        + config.discount * jnp.where(terminated[name], 0.0, next_value[name])
+        for name in reward
+    }
 
 
 def reward_factor(runner: PPORunner, team: str, config: PPOConfig) -> jax.Array | float:

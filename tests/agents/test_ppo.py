@@ -306,6 +306,7 @@ def test_minibatches_must_divide_what_they_split():
         ("hidden", (8, 0)),
         ("network", "lstm"),
         ("critic", "none"),
+        ("baseline", "none"),
         ("tokens", 0),
         ("heads", 0),
         ("learning_rate", 0.0),
@@ -328,6 +329,7 @@ def test_an_impossible_setting_is_refused_by_name(name, value):
     ("settings", "message"),
     [
         ({"network": "attention", "critic": "shared"}, "critic must be own"),
+        ({"baseline": "greedy"}, "gae_lambda must be 0 with a greedy baseline.*got 0.95"),
         ({"tokens": 3}, "tokens 3 are for network attention"),
         ({"heads": 4}, "heads 4 are for network attention and over_agents"),
         ({"network": "gru", "hidden": ()}, "hidden must have a width at least for network gru"),
