@@ -38,7 +38,7 @@ from futures_world import (
     training_worlds,
 )
 from meta_real_picture import META, draw
-from meta_streams import LEARNER
+from plain_learner import PLAIN
 from proof import ProofConfig, Verdict, prove, train_seeds
 from stream_accounts import Account, follow, hold
 
@@ -51,7 +51,7 @@ from marljax.evaluation.statistics import deflated_sharpe_ratio, difference, met
 TASK = "meta_real"
 REFERENCES = "risk_parity", "equal_weight"
 """The first reference decides."""
-PPO_OF_FUTURES = dataclasses.replace(LEARNER, n_envs=16, n_steps=32)
+PPO_OF_FUTURES = dataclasses.replace(PLAIN, n_steps=32)
 
 
 @dataclasses.dataclass(frozen=True)
