@@ -9,11 +9,11 @@ Compared with the whole are meta-controllers
 - without guardrails: nothing limits but positions from zero to the gross exposure that may be asked for;
 - without the base: actions tilt equal weight and not risk parity.
 
-All learn at the same settings (plain_learner.py) and play the same episodes. What counts is the
-certainty equivalent over cash, net of costs, as a share of the optimum's, which knows the law and no guardrails.
-`estimate` is what the whole has more of than the best of the three, mean over seeds, `interval` is over seeds. `met`
-asks that it lies above zero, so that every part is worth its place. result.json also has drawdown, turnover and costs,
-and those of the modes of coordination that do without a policy.
+All learn at the same settings (plain_learner.py) and play the same episodes. What counts is the certainty equivalent
+over cash, net of costs, as a share of the optimum's, which knows the law and no guardrails. `estimate` is what the
+whole has more of than the best of the three, mean over seeds, `interval` is over seeds. `met` asks that it lies above
+zero, so that every part is worth its place. result.json also has drawdown, turnover and costs, and those of the modes
+of coordination that do without a policy.
 """
 
 import dataclasses
