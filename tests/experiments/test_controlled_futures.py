@@ -1,5 +1,7 @@
 """Agents over recorded futures: what they know, when they trade, what they pay; and how time is cut into folds."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,11 @@ import pytest
 from experiments.controlled import meta_real
 from experiments.controlled.futures import PRODUCTS, Futures, from_prices, read_futures
 from experiments.controlled.futures_agents import AGENTS, records, signals, wanted
+from experiments.controlled.futures_world import JUDGED, WORLD, Study, judged_world, study, training_worlds
 from experiments.controlled.walk_forward import compounded, fold_of, folds
 from marljax.data.schema import InputError
 
+DAILY = Path(__file__).parents[3] / "shared" / "data" / "daily"
 T, P = 800, len(PRODUCTS)
 NAMES = list(PRODUCTS)
 
@@ -153,15 +157,14 @@ def test_folds_follow_one_another_and_learn_from_nothing_they_are_judged_on():
     np.testing.assert_allclose(compounded(np.full((4, 1), 0.1), 2), [[0.21], [0.21]])
 
 
-def test_what_a_fold_learns_from_does_not_change_with_what_it_is_judged_on(monkeypatch):
-    world = meta_real.sys.modules["futures_world"]
+def test_what_a_fold_learns_from_does_not_change_with_what_it_is_judged_on():
     own = records(from_prices(*tables(rows=800)))
     cut = folds(800, 500, train=300, test=100, periods=5)
-    part = world.Study(np.arange(800), own, cut)
+    part = Study(np.arange(800), own, cut)
     changed = part._replace(records=own._replace(**{f: getattr(own, f).copy() for f in ("returns", "turnover")}))
     changed.records.returns[600:] += 0.01
     changed.records.turnover[600:] += 1.0
-    one, other = world.training_worlds(part), world.training_worlds(changed)
+    one, other = training_worlds(part), training_worlds(changed)
     for field in ("returns", "turnover", "confidence"):
         a, b = (np.asarray(getattr(x.streams, field)) for x in (one, other))
         np.testing.assert_array_equal(a[:2], b[:2])
@@ -170,6 +173,25 @@ def test_what_a_fold_learns_from_does_not_change_with_what_it_is_judged_on(monke
     np.testing.assert_array_equal(one.typical_volatility[:2], other.typical_volatility[:2])
     weeks = own.returns[300:600].reshape(60, 5, -1)
     np.testing.assert_allclose(one.typical_volatility[1], (np.prod(1 + weeks, 1) - 1).std(0), rtol=1e-5)
-    env, judged = world.judged_world(part, world.WORLD)
+    env, judged = judged_world(part, WORLD)
     assert env.episode_steps == part.n_rebalances == 60
     np.testing.assert_allclose(judged.streams.returns, own.returns[500 - 26 * 5 : 800], rtol=1e-6, atol=1e-12)
+
+
+def test_development_ends_where_judging_begins_and_a_quick_run_judges_nothing():
+    if not DAILY.is_dir():
+        pytest.skip(f"real daily data is not at {DAILY}")
+    early, late = study(DAILY, "development"), study(DAILY, "judged")
+    assert early.dates[-1] < JUDGED <= late.dates[late.judged][0]
+    assert len(early.cut) == 1
+    assert len(late.cut) == 5
+    for part in (early, late):
+        for fold in part.cut:
+            assert fold.train.stop == fold.test.start
+            # Six years, or all there is before the development part's test.
+            assert fold.train.stop - fold.train.start == min(1560, fold.test.start)
+        assert (part.records.turnover.sum(0) > 0).all()
+    np.testing.assert_array_equal(early.records.returns, late.records.returns[: len(early.dates)])
+    assert late.weeks[0] == late.dates[late.judged][4]
+    assert meta_real.PRESETS["quick"].part == "development"
+    assert meta_real.PRESETS["full"].part == "judged"
