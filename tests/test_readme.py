@@ -43,7 +43,7 @@ def test_the_learners_page_trains_and_saves_an_agent(tmp_path, monkeypatch):
 def test_every_proof_stands_in_the_table():
     scripts = {path.name for path in (ROOT / "experiments" / "controlled").glob("*.py")}
     proofs = {name for name in scripts if "prove(" in (ROOT / "experiments" / "controlled" / name).read_text()}
-    assert len(proofs - {"proof.py"}) == 11
+    assert len(proofs - {"proof.py"}) == 13
     for name in proofs - {"proof.py"}:
         assert f"| `{name}` |" in (META if name.startswith("meta_") else LEARNERS), name
 

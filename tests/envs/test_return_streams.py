@@ -12,6 +12,7 @@ from marljax.data.schema import InputError
 from marljax.envs.controlled.return_streams import ReturnStreams, return_streams_params
 from marljax.envs.controlled.return_streams_laws import recorded_streams, regime_streams, stationary
 from marljax.portfolio.guardrails import guardrails, limits
+from marljax.portfolio.meta_controller import PORTFOLIO_FEATURES, ask
 
 ENV = ReturnStreams(periods=3, episode_steps=12, warmup_steps=2)
 CALM, ROUGH = np.array([0.004, 0.001]), np.array([-0.003, 0.002])
@@ -146,7 +147,14 @@ def test_a_law_that_is_none_is_refused(change, said):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"gross": 0.0}, "gross"), ({"cost": -1.0}, "cost"), ({"record_decay": 1.0}, "record_decay")],
+    [
+        ({"gross": 0.0}, "gross"),
+        ({"cost": -1.0}, "cost"),
+        ({"record_decay": 1.0}, "record_decay"),
+        ({"shrinkage": 1.1}, "shrinkage"),
+        ({"balanced": -0.1}, "balanced"),
+        ({"unseen": ("colour",)}, "unseen must be among"),
+    ],
 )
 def test_a_world_of_impossible_numbers_is_refused(change, said):
     with pytest.raises(InputError, match=said):
@@ -155,3 +163,48 @@ def test_a_world_of_impossible_numbers_is_refused(change, said):
         return_streams_params(regime_streams(**LAW), np.full(3, 0.03))
     with pytest.raises(InputError, match="agent 1 in period 2"):
         recorded_streams(np.array([[0.0, 0.0], [0.0, 0.0], [0.0, -1.0]]))
+
+
+def test_a_base_of_equal_weight_ignores_risk_and_what_is_unseen_is_zero_in_every_observation():
+    returns, turnover = recording()
+    returns[:, 0] *= 3.0
+    streams = recorded_streams(returns, turnover)
+    hidden = ("correlation", "drawdown")
+    plain, other = (
+        return_streams_params(streams, np.full(3, 0.03), balanced=balanced, unseen=unseen)
+        for balanced, unseen in ((1.0, ()), (0.0, hidden))
+    )
+    tilts = jnp.asarray([0.5, -0.5, 0.0, 0.6])
+    (first, (obs, *_, info)), (blind_first, (blind, *_, even)) = (
+        run(params, jnp.broadcast_to(tilts, (12, 4))) for params in (plain, other)
+    )
+    np.testing.assert_allclose(even["base"], 1 / 3, rtol=1e-6)
+    assert (info["base"][:, 0] < 0.25).all()
+    wanted = np.exp(np.log(3.0) * np.array([0.5, -0.5, 0.0]))
+    np.testing.assert_allclose(even["asked"], np.tile(0.8 * wanted / wanted.sum(), (12, 1)), rtol=1e-5)
+    columns = [PORTFOLIO_FEATURES.index(name) - len(PORTFOLIO_FEATURES) for name in hidden]
+    for seen in (blind_first[None], blind):
+        np.testing.assert_array_equal(np.asarray(seen)[:, columns], 0.0)
+    assert (np.abs(np.asarray(obs)[1:, columns]).max(0) > 0).all()
+    kept = [i for i in range(len(first)) if i - len(first) not in columns and i % 9 != 8]
+    np.testing.assert_array_equal(first[jnp.asarray(kept)], blind_first[jnp.asarray(kept)])
+
+
+def test_who_knows_nothing_of_correlations_has_inverse_volatility_for_a_base():
+    returns, turnover = recording()
+    returns[:, 1] = 0.9 * returns[:, 0] + 0.1 * returns[:, 1]
+    streams = recorded_streams(returns, turnover)
+    params = return_streams_params(streams, np.full(3, 0.03), shrinkage=1.0)
+    state = ENV.reset_env(jax.random.key(0), params)[1]
+    inverse = 1.0 / np.sqrt(np.diagonal(state.covariance))
+    np.testing.assert_allclose(state.market.base, inverse / inverse.sum(), rtol=1e-4)
+
+
+def test_asking_for_weights_is_an_action_that_comes_to_them():
+    returns, turnover = recording()
+    params = return_streams_params(recorded_streams(returns, turnover), np.full(3, 0.03), cost=0.002)
+    state, action = ENV.reset_env(jax.random.key(0), params)[1], jnp.asarray([0.3, -0.9, 0.1, 0.4])
+    asked = ask(action, state.market.base, params.tilt, params.gross)
+    one = ENV.step_env(jax.random.key(1), state, action, params)
+    other = ENV.rebalance(jax.random.key(1), state, asked, params)
+    jax.tree.map(np.testing.assert_array_equal, one, other)

@@ -6,6 +6,7 @@ come from differs, and that is data (`return_streams_laws.py`).
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,15 @@ from marljax.portfolio import covariance
 from marljax.portfolio.brake import BrakeState, released
 from marljax.portfolio.covariance import CovarianceState
 from marljax.portfolio.guardrails import Guardrails, guard, guardrails, limits
-from marljax.portfolio.meta_controller import MarketView, TrackRecord, ask, observation_size, observe
-from marljax.portfolio.risk_parity import risk_parity
+from marljax.portfolio.meta_controller import (
+    PORTFOLIO_FEATURES,
+    MarketView,
+    TrackRecord,
+    ask,
+    observation_size,
+    observe,
+)
+from marljax.portfolio.risk_parity import equal_weight, risk_parity
 
 _LEAST_GROWTH = 0.01
 _TURBULENT = 1.5
@@ -39,7 +47,9 @@ class ReturnStreamsParams:
     cost: jax.Array  # float32[] of a rebalance per unit of turnover [fraction of equity]
     rate: jax.Array  # float32[] that cash earns and loans cost, per period
     halflife: jax.Array  # float32[] of the covariance [periods]
-    shrinkage: jax.Array  # float32[] of its correlations, 0 to 1
+    shrinkage: jax.Array  # float32[] of its correlations, 0 to 1, where nothing is known of them
+    balanced: jax.Array  # float32[] share of risk parity in the base, the rest is equal weight
+    seen: jax.Array  # float32[PORTFOLIO_FEATURES] one for what is observed, zero for what is hidden
     record_decay: jax.Array  # float32[] weight of the past in the agents' track record, per rebalance
     reward_scale: jax.Array  # float32[] log return per rebalance that counts as one
     risk_aversion: jax.Array  # float32[] reward units per squared reward
@@ -115,13 +125,19 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
 
         state, _ = jax.lax.scan(watch, state, jax.random.split(key, self.warmup_steps))
         state = self._view(state, params)
-        return self._observe(state), state
+        return self._observe(state, params), state
 
     def step_env(
         self, key: jax.Array, state: ReturnStreamsState, action: jax.Array, params: ReturnStreamsParams
     ) -> Step:
+        asked = ask(jnp.clip(action, -1.0, 1.0), state.market.base, params.tilt, params.gross)
+        return self.rebalance(key, state, asked, params)
+
+    def rebalance(
+        self, key: jax.Array, state: ReturnStreamsState, asked: jax.Array, params: ReturnStreamsParams
+    ) -> Step:
+        """`step_env` for whoever asks for weights, float32[A], without an action."""
         base, held = state.market.base, state.weights
-        asked = ask(jnp.clip(action, -1.0, 1.0), base, params.tilt, params.gross)
         brake, granted, intervention = guard(params.rails, state.brake, asked, held, state.covariance, state.equity)
         turnover = jnp.abs(granted - held).sum()
         state, rows = self._watch(key, state, params)
@@ -154,7 +170,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
             "regime": rows.regime,
         }
         over = state.elapsed >= self.episode_steps
-        return self._observe(state), state, reward, jnp.zeros((), bool), over, info
+        return self._observe(state, params), state, reward, jnp.zeros((), bool), over, info
 
     def _watch(
         self, key: jax.Array, state: ReturnStreamsState, params: ReturnStreamsParams
@@ -185,7 +201,7 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
         correlation = _mean_correlation(state.moments.covariance)
         stress = jnp.log(volatility / params.typical_volatility) / jnp.log(_TURBULENT)
         market = MarketView(
-            base=risk_parity(matrix),
+            base=params.balanced * risk_parity(matrix) + (1.0 - params.balanced) * equal_weight(matrix),
             volatility=volatility,
             typical_volatility=params.typical_volatility,
             correlation=correlation,
@@ -194,8 +210,9 @@ class ReturnStreams(Environment[ReturnStreamsState, ReturnStreamsParams]):
         )
         return dataclasses.replace(state, covariance=matrix, market=market)
 
-    def _observe(self, state: ReturnStreamsState) -> jax.Array:
-        return observe(state.record, state.market, state.weights, 1.0 - state.equity / state.peak)
+    def _observe(self, state: ReturnStreamsState, params: ReturnStreamsParams) -> jax.Array:
+        seen = observe(state.record, state.market, state.weights, 1.0 - state.equity / state.peak)
+        return seen.at[-len(PORTFOLIO_FEATURES) :].multiply(params.seen)
 
 
 def _mean_correlation(matrix: jax.Array) -> jax.Array:
@@ -216,12 +233,15 @@ def return_streams_params(
     rate: float = 0.0,
     halflife: float = 20.0,
     shrinkage: float = 0.1,
+    balanced: float = 1.0,
+    unseen: Sequence[str] = (),
     record_decay: float = 0.9,
     reward_scale: float = 0.01,
     risk_aversion: float = 0.1,
 ) -> ReturnStreamsParams:
     """The world from host numbers, checked; fields and units as in `ReturnStreamsParams`.
 
+    `unseen` are the features of the portfolio, by their names in PORTFOLIO_FEATURES, that are hidden from the policy.
     Without `rails` nothing limits but long-only positions of at most all equity each, and `gross` for their sum.
     """
     typical = np.asarray(typical_volatility, np.float64)
@@ -235,9 +255,13 @@ def return_streams_params(
     for name, value in not_negative.items():
         if not (np.isfinite(value) and value >= 0):
             raise InputError(f"{name} must be finite and not negative, got {value!r}")
-    for name, value in {"shrinkage": shrinkage, "record_decay": record_decay}.items():
-        if not 0 <= value < 1:
-            raise InputError(f"{name} must be at least 0 and below 1, got {value!r}")
+    if not 0 <= record_decay < 1:
+        raise InputError(f"record_decay must be at least 0 and below 1, got {record_decay!r}")
+    for name, value in {"shrinkage": shrinkage, "balanced": balanced}.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} must be at least 0 and at most 1, got {value!r}")
+    if unknown := sorted(set(unseen) - set(PORTFOLIO_FEATURES)):
+        raise InputError(f"unseen must be among {', '.join(PORTFOLIO_FEATURES)}, got {', '.join(unknown)}")
     if rails is None:
         rails = guardrails(limits(streams.n_agents, leverage=gross, max_weight=max(1.0, gross)))
     numbers = {
@@ -247,6 +271,7 @@ def return_streams_params(
         "rate": rate,
         "halflife": halflife,
         "shrinkage": shrinkage,
+        "balanced": balanced,
         "record_decay": record_decay,
         "reward_scale": reward_scale,
         "risk_aversion": risk_aversion,
@@ -255,5 +280,6 @@ def return_streams_params(
         streams=streams,
         typical_volatility=jnp.asarray(typical, jnp.float32),
         rails=rails,
+        seen=jnp.asarray([name not in unseen for name in PORTFOLIO_FEATURES], jnp.float32),
         **{name: jnp.float32(value) for name, value in numbers.items()},
     )

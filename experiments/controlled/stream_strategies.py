@@ -1,0 +1,57 @@
+"""What strategies that look at no holdings ask for among given return streams: the allocators and the auction.
+
+All are shown what the meta-controller's base is made from, the same covariance at the same rebalance; those that need
+an expected return take the mean of the last two years, and the weight of risk that the meta-controller is rewarded by.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from stream_accounts import Seen
+
+from marljax.portfolio.allocators import allocators
+from marljax.portfolio.allocators_skfolio import black_litterman, mean_variance, prospect
+from marljax.portfolio.bidding import AuctionConfig, claims, offer
+from marljax.portfolio.calibration import Calibration
+from marljax.portfolio.guardrails import Guardrails
+
+WINDOW = 104
+"""Returns that expected ones are the mean of [rebalances]."""
+UNCERTAINTY = 0.05
+"""Black and Litterman's tau."""
+
+
+def in_loop(seen: Seen, target: float, gross: float) -> dict[str, np.ndarray]:
+    """What the allocators of the loop ask for, float64[N, A] by name; `target` and `gross` as in `allocators`."""
+    chosen = allocators(target, gross)
+    weights = jax.jit(lambda c: {name: jax.vmap(allocate)(c) for name, allocate in chosen.items()})(seen.covariance)
+    return {name: np.asarray(x, np.float64) for name, x in weights.items()}
+
+
+def on_host(seen: Seen, past: np.ndarray, risk_aversion: float) -> dict[str, np.ndarray]:
+    """What mean-variance and Black-Litterman around risk parity ask for, float64[N, A] by name.
+
+    `past` float64[WINDOW + N, A] are returns per rebalance; row WINDOW + i is not known at rebalance i.
+    """
+    asked: dict[str, list[np.ndarray]] = {"mean_variance": [], "black_litterman": []}
+    for i, (covariance, base) in enumerate(zip(seen.covariance, seen.base, strict=True)):
+        known = prospect(past[i : i + WINDOW], covariance=np.asarray(covariance), budget=np.asarray(base))
+        asked["mean_variance"].append(mean_variance(known, risk_aversion))
+        asked["black_litterman"].append(black_litterman(known, risk_aversion, UNCERTAINTY))
+    return {name: np.array(weights) for name, weights in asked.items()}
+
+
+def by_auction(seen: Seen, rails: Guardrails, risk_aversion: float, config: AuctionConfig) -> np.ndarray:
+    """What the agents' bids come to, float64[N, A]. A stream is watched whether it has capital or not."""
+    rules = config.rules(risk_aversion)
+    n_agents = seen.mean.shape[1]
+
+    def step(carry: tuple[Calibration, jax.Array, jax.Array], seen: Seen) -> tuple[tuple, jax.Array]:
+        calibration, claimed, volatility = carry
+        calibration = calibration.update(claimed, seen.last, volatility, jnp.ones(n_agents, bool), rules.decay)
+        weights, _ = offer(seen.mean, seen.covariance, calibration, rules, rails)
+        volatility = jnp.sqrt(jnp.diagonal(seen.covariance))
+        return (calibration, claims(seen.mean, volatility, rules), volatility), weights
+
+    start = Calibration.start(n_agents), jnp.zeros(n_agents), jnp.ones(n_agents)
+    return np.asarray(jax.jit(lambda seen: jax.lax.scan(step, start, seen)[1])(seen), np.float64)
