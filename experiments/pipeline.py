@@ -85,7 +85,7 @@ class PipelineConfig:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError("--run-dir names a file, not a folder", file=self.folder)
         if self.joint.chunks:
-            self.joint.ppo(self.agents.ppo, self.meta.ppo)
+            self.joint.ppo(self.agents.ppo, self.meta.ppo, self.allocation.coordination)
 
     @property
     def folder(self) -> Path:
@@ -245,6 +245,7 @@ def main(config: PipelineConfig) -> None:
             config.meta,
             config.trading,
             config.joint,
+            price=done["meta"].value.metadata["price"],
             blocks_per_year=blocks_per_year,
             seed=config.seed,
             metrics_path=metrics,
