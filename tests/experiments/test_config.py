@@ -15,14 +15,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def leaves(config_type: type, prefix: str = "") -> list[tuple[type, str, str]]:
-    """(class, field, dotted name) of every key."""
+    """(class that declares it, field, dotted name) of every key."""
     hints, found = typing.get_type_hints(config_type), []
     for field in dataclasses.fields(config_type):
         name = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(hints[field.name]):
             found += leaves(hints[field.name], f"{name}.")
         else:
-            found.append((config_type, field.name, name))
+            owner = next(c for c in config_type.__mro__ if field.name in vars(c).get("__annotations__", {}))
+            found.append((owner, field.name, name))
     return found
 
 

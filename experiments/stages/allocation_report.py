@@ -1,0 +1,206 @@
+"""The page of `train_meta.py`: who allocated best, what was held and why, rebalance by rebalance."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import jax
+import numpy as np
+
+import marljax
+from marljax.evaluation import backtest_figures, findings
+from marljax.evaluation import report_inputs as ri
+from marljax.evaluation.findings import label, number, percent
+from marljax.evaluation.page import document, figure, origin_banner, swatch, table
+from marljax.portfolio.market_state import cut_blocks
+from marljax.runtime.devices import describe_device
+from marljax.runtime.stages import Artefact, Stage
+from stages.market import Market
+from stages.run import RunConfig
+
+Judged = Mapping[str, Stage[Artefact]]
+
+MOST_DECISIONS = 12
+"""Rebalances that the page tells of, those at which the guardrails moved most first."""
+
+
+def rebalance_times(config: RunConfig, market: Market) -> np.ndarray:
+    """float64[N + 1, 2] seconds since the session's start and session, of the test's N rebalances and of its end."""
+    rows = market.part("test").data
+    starts = np.asarray(cut_blocks(np.asarray(rows.session), config.allocation.rows_per_block).start)
+    at = np.append(starts, rows.n_steps - 1)
+    return np.stack([np.asarray(rows.seconds, np.float64)[at], np.asarray(rows.session, np.float64)[at]], axis=1)
+
+
+def summary(config: RunConfig, market: Market, judged: Judged, benchmarks: Stage[Artefact]) -> dict[str, Any]:
+    """The run's figures; equal for equal seeds."""
+
+    def told(found: Mapping[str, Any]) -> dict[str, Any]:
+        kept = ("total_return", "max_drawdown", "turnover")
+        return {
+            "sharpe": found["intervals"]["sharpe"],
+            **{name: found["metrics"][name] for name in kept},
+            "costs": sum(found["costs"].values()),
+        }
+
+    return {
+        "task": "train_meta",
+        "preset": config.preset,
+        "seed": config.seed,
+        "origin": market.data.origin,
+        "products": [p.name for p in market.data.products],
+        "rebalances": len(rebalance_times(config, market)) - 1,
+        "replications": config.backtest.replications,
+        "modes": {
+            mode: told(stage.value.metadata["figures"])
+            | {"sharpe_over": {name: row["interval"] for name, row in stage.value.metadata["differences"].items()}}
+            for mode, stage in judged.items()
+        },
+        "benchmarks": {name: told(found) for name, found in benchmarks.value.metadata["figures"].items()},
+    }
+
+
+def page(
+    config: RunConfig,
+    market: Market,
+    judged: Judged,
+    benchmarks: Stage[Artefact],
+    times: np.ndarray,
+    blocks_per_year: float,
+    command: str,
+) -> str:
+    """The report as one HTML page that asks nothing of the network."""
+    names = [p.name for p in market.data.products]
+    sections = {
+        "result": ("Result", _result(config, judged, benchmarks)),
+        "equity": ("Equity and drawdown", _equity(config, judged, benchmarks, times, blocks_per_year)),
+    }
+    for mode, stage in judged.items():
+        sections[mode] = (f"Mode {escape(label(mode))}", _mode(mode, stage.value, times, names))
+    device = describe_device()
+    made = f"marljax {marljax.__version__}, jax {jax.__version__}, {device['kind']} ({device['cores']} cores)"
+    sections["limits"] = ("What is not established", _limits(config, judged, len(times) - 1, market.data.origin))
+    sections["reproduce"] = (
+        "Reproduce",
+        f'<pre>{escape(command)}</pre><p class="note">Made with {escape(made)}.</p>',
+    )
+    source = "embedded sample" if config.data.source == "sample" else config.data.source
+    identity = (f"preset {config.preset}", f"seed {config.seed}", source, ", ".join(names))
+    return document("Capital among product agents", identity, sections, origin_banner(market.data.origin))
+
+
+def _result(config: RunConfig, judged: Judged, benchmarks: Stage[Artefact]) -> str:
+    found = {mode: stage.value.metadata["figures"] for mode, stage in judged.items()}
+    rows = []
+    for i, (name, told) in enumerate((found | benchmarks.value.metadata["figures"]).items()):
+        low, sharpe, high = told["intervals"]["sharpe"]
+        metrics = told["metrics"]
+        shown = f"<b>{escape(label(name))}</b>" if name in found else escape(label(name))
+        rows.append(
+            [
+                swatch(i) + shown,
+                percent(metrics["total_return"], signed=True),
+                f"{number(sharpe)}<small>{number(low)} to {number(high)}</small>",
+                percent(metrics["max_drawdown"]),
+                f"{number(metrics['turnover'])} ×",
+                number(sum(told["costs"].values())),
+            ]
+        )
+    heads = ["Capital by", "Net result", "Sharpe ratio", "Max. drawdown", "Turnover", "Costs paid"]
+    against = [
+        [
+            escape(label(name)),
+            *(_difference(stage.value.metadata["differences"][name]["interval"]) for stage in judged.values()),
+        ]
+        for name in benchmarks.value.metadata["figures"]
+    ]
+    note = (
+        f'<p class="note">Annualised Sharpe ratios with {100 * config.backtest.confidence:.0f} % intervals from a '
+        f"stationary bootstrap, paired where two are compared; means of {config.backtest.replications} runs under "
+        "random latency. Modes stand in bold. What follows allocates among the same product agents by a rule, but for "
+        "“equal weight held”, which holds the products and asks no agent.</p>"
+    )
+    return (
+        f'<div class="card">{table(heads, rows)}{note}</div>'
+        + "<h3>Sharpe ratio of a mode less that of a benchmark</h3>"
+        + table(["Benchmark", *(escape(label(mode)) for mode in judged)], against)
+    )
+
+
+def _difference(interval: ri.Interval) -> str:
+    low, estimate, high = interval
+    word = findings.verdict(interval)
+    kind = word.split(",")[0].replace(" ", "-")
+    return (
+        f'{number(estimate)} <span class="verdict {kind}">{word}</span><small>{number(low)} to {number(high)}</small>'
+    )
+
+
+def _equity(
+    config: RunConfig, judged: Judged, benchmarks: Stage[Artefact], times: np.ndarray, blocks_per_year: float
+) -> str:
+    curves = {mode: stage.value.arrays["equity"] for mode, stage in judged.items()}
+    curves |= {name: benchmarks.value.arrays[f"equity.{name}"] for name in benchmarks.value.metadata["figures"]}
+    run = ri.Backtest(
+        strategies=tuple(ri.Strategy(name, equity, {}) for name, equity in curves.items()),
+        seconds=times[:, 0],
+        session=times[:, 1].astype(int),
+        periods_per_year=blocks_per_year,
+        differences={},
+        confidence=config.backtest.confidence,
+        replications=config.backtest.replications,
+    )
+    plot = backtest_figures.equity(run, n_tested=len(judged))
+    return figure("equity", plot, "Net of all costs, on the same held-out books. Modes of coordination are bold.")
+
+
+def _mode(mode: str, found: Artefact, times: np.ndarray, names: list[str]) -> str:
+    arrays, session = found.arrays, times[:-1, 1].astype(int)
+    rails = {name.removeprefix("acted."): flags for name, flags in arrays.items() if name.startswith("acted.")}
+    stepped_in = {name: flags for name, flags in rails.items() if flags.any()}
+    held = ri.Allocation(
+        seconds=times[:-1, 0],
+        session=session,
+        weights=arrays["granted"],
+        gross_exposure=arrays["gross"],
+        positions=np.zeros_like(arrays["granted"]),
+        interventions=stepped_in,
+        risk=arrays["risk"],
+    )
+    n = len(session)
+    told = findings.listed([f"{escape(name)} at {int(flags.sum()):,} of {n:,}" for name, flags in stepped_in.items()])
+    acted = f"Guardrails stepped in: {told} rebalances." if stepped_in else "No guardrail ever stepped in."
+    caption = (
+        "Capital granted to each agent; its share of the variance of what was granted, by the covariance known then; "
+        f"gross exposure of the positions held at the end of each block. {acted}"
+    )
+    moved = np.array([decision["moved"] for decision in found.metadata["decisions"]])
+    most = np.argsort(-moved, kind="stable")[:MOST_DECISIONS]
+    decisions = "".join(_decision(found, i, times[i]) for i in sorted(int(i) for i in most))
+    return (
+        figure(f"held-{mode}", backtest_figures.allocation(held, names), caption)
+        + f"<h3>Decisions</h3><p>The {len(most)} of {n:,} rebalances at which the guardrails moved most, in order; all "
+        f"are in <code>{escape(mode)}/decisions.jsonl</code>.</p>" + decisions
+    )
+
+
+def _decision(found: Artefact, index: int, time: np.ndarray) -> str:
+    why = found.metadata["decisions"][index]["why"]
+    seconds, session = time
+    heading = f"Rebalance {index}, session {session:.0f} at {seconds:,.0f} s: {'; '.join(why) or 'granted as asked'}"
+    return f"<details><summary>{escape(heading)}</summary><pre>{escape(found.metadata['told'][index])}</pre></details>"
+
+
+def _limits(config: RunConfig, judged: Judged, n_rebalances: int, origin: str) -> str:
+    points = []
+    for mode, stage in judged.items():
+        rows = stage.value.metadata["differences"].items()
+        unclear = [escape(label(name)) for name, row in rows if not findings.established(row["interval"])]
+        if unclear:
+            points.append(f"That {escape(label(mode))} differs from {findings.listed(unclear)}: intervals span zero.")
+    points.append(
+        f"The test has {n_rebalances:,} rebalances of one stretch of time; what it shows of another is not established."
+    )
+    if origin != "recorded":
+        points.append("The market is simulated: nothing here is evidence about a real one.")
+    return "<ul>" + "".join(f"<li>{point}</li>" for point in points) + "</ul>"
