@@ -7,10 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marljax.agents.ppo import PPO
+from marljax.agents.ppo_config import PPOConfig
 from marljax.envs.environment import sample
-from marljax.envs.joint_portfolio import META, PRODUCT
+from marljax.envs.joint_portfolio import META, PRODUCT, JointPortfolioEnv
+from marljax.envs.portfolio import PortfolioEnv
+from marljax.envs.rewards import RewardConfig
+from marljax.envs.tapes import CostConfig, Rows, TradingConfig, cost_models, default_capital
+from marljax.envs.worlds import AllocationConfig, joint_params, portfolio_params
 from tests.reference.books import random_market
-from tests.reference.worlds import joint_portfolio
+from tests.reference.worlds import N_FEATURES, POLICY, joint_portfolio, policies
 
 BLOCKS, ROWS = 5, 5
 THIN = random_market(n_products=3, n_steps=200, step_seconds=50_000.0)
@@ -147,3 +153,75 @@ def test_credits_add_up_to_what_all_earned_with_the_noise_of_one_agent_instead_o
     np.testing.assert_allclose(credits.sum(axis=1), shares[:, 0], rtol=5e-3, atol=5e-3)
     ratio = shares[traded].var(axis=0).mean() / credits[traded].var(axis=0).mean()
     assert 2.0 < ratio < 4.5
+
+
+def foreseen(n_products=6, n_steps=300, seed=0):
+    """Products that move 20 ticks up or down each row, independently, and rows whose first feature says which way."""
+    rng = np.random.default_rng(seed)
+    moves = rng.choice([-20, 20], (n_steps, n_products))
+    flat = random_market(n_products=n_products, n_steps=n_steps, absent=0.0)
+    mid = 20_000 + np.cumsum(moves, axis=0) - moves
+    ladder = np.arange(1, flat.bid_price.shape[-1] + 1)
+    data = flat.replace(
+        bid_price=jnp.asarray(mid[..., None] - ladder, jnp.int32),
+        ask_price=jnp.asarray(mid[..., None] + ladder, jnp.int32),
+        bid_size=flat.bid_size + 10_000,
+        ask_size=flat.ask_size + 10_000,
+    )
+    features = rng.normal(size=(n_steps, n_products, N_FEATURES))
+    features[..., 0] = np.sign(moves)
+    return data, Rows.of(data, jnp.asarray(features, jnp.float32), warm_up=5, closing_rows=3)
+
+
+@pytest.mark.nightly
+def test_agents_paid_for_their_difference_learn_what_is_to_be_known_sooner_than_those_who_share():
+    """Nobody is paid but by the portfolio; the best is to follow the first feature. Alignment is 1 where all do."""
+    data, told = foreseen()
+    nothing = TradingConfig(rewards=RewardConfig(earnings=0.0), risk_aversion=0.0, no_trade_band=0.0)
+    costs = CostConfig(fee_rate=0.0, fee_per_lot=0.0, impact=0.0, latency_floor=0.0, latency_mean=0.0)
+
+    def alignment(coordination):
+        config = AllocationConfig(coordination=coordination, rows_per_block=10, covariance_half_life=30.0)
+        env = JointPortfolioEnv(PortfolioEnv(POLICY, 10, 4, coordination))
+        train = data.rows(0, data.n_steps)
+        params = portfolio_params(
+            data,
+            slice(0, data.n_steps),
+            told,
+            train,
+            policies=policies(6),
+            costs=cost_models(train, costs),
+            no_trade_band=0.0,
+            capital=default_capital(train),
+            config=config,
+            episode_blocks=4,
+        )
+        ppo = PPOConfig(
+            n_envs=8,
+            n_steps=44,
+            hidden=(8, 8),
+            discount=0.5,
+            learning_rate=3e-3,
+            separate=(PRODUCT,),
+            critic="shared" if coordination == "shared_critic" else "own",
+        )
+        learner, world = PPO(env, ppo), joint_params(params, nothing, 1.0)
+        runners = jax.jit(jax.vmap(learner.init, (0, None)))(jax.random.split(jax.random.key(0), 6), world)
+        update = jax.jit(jax.vmap(learner.update, (0, None)))
+        found = []
+        probe = jax.random.normal(jax.random.key(1), (64, N_FEATURES + 1)).at[:, -1].set(0.0)
+
+        def follows(policy, sign):
+            seen = probe.at[:, 0].set(sign)
+            return sign * POLICY.apply(policy, seen, (), jax.random.key(0), True)[0].mean()
+
+        for _ in range(20):
+            runners, _ = update(runners, world)
+            learned = jax.vmap(learner.policy_params)(runners)[PRODUCT]
+            both = [jax.vmap(jax.vmap(lambda p, s=sign: follows(p, s)))(learned) for sign in (-1.0, 1.0)]
+            found.append(np.mean(both, axis=(0, 2)))
+        return np.array(found)
+
+    credited, shared = alignment("shared_critic"), alignment("meta")
+    assert credited[-1].mean() > 0.8
+    assert credited[10].mean() > shared[10].mean() + 0.1

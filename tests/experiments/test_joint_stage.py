@@ -151,6 +151,7 @@ def limited(portfolio, originals):
     return found, limit, float(train.reward_scale)
 
 
+@pytest.mark.nightly
 def test_under_a_shared_critic_one_network_judges_all_and_learns_before_they_do(limited, originals):
     found, *_ = limited
     params = [runner.ppo.params for runner, _ in found]
@@ -168,6 +169,7 @@ def test_under_a_shared_critic_one_network_judges_all_and_learns_before_they_do(
     assert all(differ(learned[3][role], originals[role]) for role in originals)
 
 
+@pytest.mark.nightly
 def test_the_price_of_drawdown_goes_on_from_what_the_meta_controller_learned_once_policies_move(limited):
     found, limit, scale = limited
     assert all(isinstance(runner, LagrangianRunner) for runner, _ in found)
@@ -182,6 +184,7 @@ def test_the_price_of_drawdown_goes_on_from_what_the_meta_controller_learned_onc
     assert price[4] * scale == pytest.approx(7.0 * scale + 0.01 * over[2:].sum() + 0.05 * over[3], rel=1e-3)
 
 
+@pytest.mark.nightly
 def test_the_meta_controller_is_paid_less_by_the_price_of_its_drawdowns(limited):
     found, *_ = limited
     for _, metrics in found[1:]:
