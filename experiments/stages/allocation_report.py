@@ -90,15 +90,14 @@ def page(
 
 
 def _result(config: RunConfig, judged: Judged, benchmarks: Stage[Artefact]) -> str:
-    found = {mode: stage.value.metadata["figures"] for mode, stage in judged.items()}
+    found = {_as_mode(mode): stage.value.metadata["figures"] for mode, stage in judged.items()}
     rows = []
     for i, (name, told) in enumerate((found | benchmarks.value.metadata["figures"]).items()):
         low, sharpe, high = told["intervals"]["sharpe"]
         metrics = told["metrics"]
-        shown = f"<b>{escape(label(name))}</b>" if name in found else escape(label(name))
         rows.append(
             [
-                swatch(i) + shown,
+                swatch(i) + (f"<b>{escape(name)}</b>" if name in found else escape(label(name))),
                 percent(metrics["total_return"], signed=True),
                 f"{number(sharpe)}<small>{number(low)} to {number(high)}</small>",
                 percent(metrics["max_drawdown"]),
@@ -120,10 +119,27 @@ def _result(config: RunConfig, judged: Judged, benchmarks: Stage[Artefact]) -> s
         "random latency. Modes stand in bold. What follows allocates among the same product agents by a rule, but for "
         "“equal weight held”, which holds the products and asks no agent.</p>"
     )
+    lead = " ".join(_verdict(mode, stage.value.metadata) for mode, stage in judged.items())
     return (
-        f'<div class="card">{table(heads, rows)}{note}</div>'
+        f'<div class="card"><p class="headline">{escape(lead)}</p>{table(heads, rows)}{note}</div>'
         + "<h3>Sharpe ratio of a mode less that of a benchmark</h3>"
         + table(["Benchmark", *(escape(label(mode)) for mode in judged)], against)
+    )
+
+
+def _as_mode(mode: str) -> str:
+    """A mode's name beside benchmarks, one of which is risk parity, too."""
+    return f"{label(mode)} (mode)"
+
+
+def _verdict(mode: str, found: Mapping[str, Any]) -> str:
+    """What a mode earned, and over how many benchmarks that is established, in one sentence."""
+    words = [findings.verdict(row["interval"]) for row in found["differences"].values()]
+    result = percent(found["figures"]["metrics"]["total_return"], signed=True)
+    better, worse = (sum(word.startswith(kind) for word in words) for kind in ("better", "worse"))
+    return (
+        f"{label(mode).capitalize()}: {result}, better than {better} of {len(words)} benchmarks and worse than {worse} in "
+        f"Sharpe ratio; for the other {len(words) - better - worse} no difference is established."
     )
 
 
@@ -139,7 +155,7 @@ def _difference(interval: ri.Interval) -> str:
 def _equity(
     config: RunConfig, judged: Judged, benchmarks: Stage[Artefact], times: np.ndarray, blocks_per_year: float
 ) -> str:
-    curves = {mode: stage.value.arrays["equity"] for mode, stage in judged.items()}
+    curves = {_as_mode(mode): stage.value.arrays["equity"] for mode, stage in judged.items()}
     curves |= {name: benchmarks.value.arrays[f"equity.{name}"] for name in benchmarks.value.metadata["figures"]}
     run = ri.Backtest(
         strategies=tuple(ri.Strategy(name, equity, {}) for name, equity in curves.items()),
@@ -168,8 +184,10 @@ def _mode(mode: str, found: Artefact, times: np.ndarray, names: list[str]) -> st
         risk=arrays["risk"],
     )
     n = len(session)
-    told = findings.listed([f"{escape(name)} at {int(flags.sum()):,} of {n:,}" for name, flags in stepped_in.items()])
-    acted = f"Guardrails stepped in: {told} rebalances." if stepped_in else "No guardrail ever stepped in."
+    counts = [f"{escape(name)} at {int(flags.sum()):,}" for name, flags in stepped_in.items()]
+    acted = "No guardrail ever stepped in."
+    if counts:
+        acted = f"Guardrails stepped in, of {n:,} rebalances: {findings.listed(counts)}."
     caption = (
         "Capital granted to each agent; its share of the variance of what was granted, by the covariance known then; "
         f"gross exposure of the positions held at the end of each block. {acted}"

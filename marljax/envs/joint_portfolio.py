@@ -54,7 +54,8 @@ class JointState:
     now: PortfolioState  # the same with the capital that was allocated, and the holdings as they are now
     rows: jax.Array  # int32[] rows of the block that were traded; -1 before its capital is allocated
     exerted: jax.Array  # float32[A] sum of the absolute signals in the block so far
-    forgone: jax.Array  # float32[A] currency, interest that each agent's positions kept from being earned in the block
+    forgone: jax.Array  # float32[A] currency, interest that each agent's positions kept from being earned in the block,
+    # where agents are paid for the difference they make
     path: PathState | None  # leaves [A], what terms of the product agents' reward remember
 
 
@@ -148,27 +149,22 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
         row, factor = self._row(state, params), self._factor(state)
         holdings, earned = trade_row(key, there.world, before, there.capital, lots, row, signal, factor=factor)
         path, own = self._own_rewards(state, holdings, earned, lots, params)
-        kept_from = state.forgone + forgone(there.world, before, holdings, there.capital, row)
         traded = dataclasses.replace(
             state,
             now=dataclasses.replace(state.now, holdings=holdings),
             rows=state.rows + 1,
             exerted=state.exerted + jnp.abs(signal),
-            forgone=kept_from,
             path=path,
         )
         if self.portfolio.coordination == "shared_critic":
-            of_all = self._credit(traded, params) - self._credit(state, params)
+            kept = forgone(there.world, before, holdings, there.capital, row)
+            traded = dataclasses.replace(traded, forgone=state.forgone + kept)
+            made = self._credit(traded, params) - self._credit(state, params)
         else:
-            of_all = self._together(traded, params) - self._together(state, params)
-        # Of one row instead of a block.
-        return traded, own + params.portfolio_weight * of_all * self.portfolio.rows_per_block**0.5
-
-    def _together(self, state: JointState, params: JointParams) -> jax.Array:
-        """float32[] what the portfolio earned in the block so far, in typical returns of a block."""
-        there, costs = params.portfolio, params.portfolio.world.costs
-        made = state.now.holdings.profit(costs) - state.portfolio.holdings.profit(costs)
-        return made / self._equity(state, params) / there.reward_scale
+            profit = holdings.profit(there.world.costs) - before.profit(there.world.costs)
+            made = profit / self._equity(state, params) / there.reward_scale
+        # In typical returns of a row instead of a block.
+        return traded, own + params.portfolio_weight * self.portfolio.rows_per_block**0.5 * made
 
     def _credit(self, state: JointState, params: JointParams) -> jax.Array:
         """float32[A] the difference that each agent made to the block's utility so far."""
