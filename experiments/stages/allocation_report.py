@@ -138,8 +138,9 @@ def _verdict(mode: str, found: Mapping[str, Any]) -> str:
     result = percent(found["figures"]["metrics"]["total_return"], signed=True)
     better, worse = (sum(word.startswith(kind) for word in words) for kind in ("better", "worse"))
     return (
-        f"{label(mode).capitalize()}: {result}, better than {better} of {len(words)} benchmarks and worse than {worse} in "
-        f"Sharpe ratio; for the other {len(words) - better - worse} no difference is established."
+        f"{label(mode).capitalize()}: {result}; its Sharpe ratio is better than that of {better} of {len(words)} "
+        f"benchmarks and worse than that of {worse}, and for the other {len(words) - better - worse} no difference is "
+        "established."
     )
 
 
