@@ -150,7 +150,7 @@ def test_risk_parity_as_mode_of_coordination_does_what_agents_under_risk_parity_
 def test_capital_allocated_elsewhere_earns_what_the_same_capital_earns_as_a_strategy(results, world):
     env, params = world
     parity = jnp.stack([base_weights(i, params) for i in range(len(params.blocks.start))])
-    equal = jnp.full(parity.shape, 1 / 3, jnp.float32)
+    equal, compiled = jnp.full(parity.shape, 1 / 3, jnp.float32), backtest_weights._cache_size()
     for name, weights, passive in (("agents_risk_parity", parity, False), ("equal_weight", equal, True)):
         record, holdings = backtest_weights(env, jax.random.key(0), params, weights, jnp.array(passive))
         expected, held = results[name]
@@ -158,6 +158,7 @@ def test_capital_allocated_elsewhere_earns_what_the_same_capital_earns_as_a_stra
         np.testing.assert_array_equal(record.position, expected.position)
         np.testing.assert_allclose(record.equity, expected.equity, rtol=1e-6)
         chex.assert_trees_all_close(holdings, held, rtol=1e-5, atol=1e-3)
+    assert backtest_weights._cache_size() - compiled <= 1
 
 
 def test_an_allocator_knows_the_covariance_of_the_block_alone_and_agents_of_a_product_share(world):
