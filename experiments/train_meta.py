@@ -8,7 +8,8 @@
 Product agents are those of the main job: the stages up to them are taken from the run's folder, where
 `pipeline.py` with the same settings has left them, or computed. Every mode then allocates capital among them on the
 held-out rows, net of all costs, and so do equal weight, inverse volatility, risk parity, hierarchical risk parity,
-minimum variance and equal weight with a volatility target, under the same guardrails.
+minimum variance and equal weight with a volatility target, under the same guardrails. Where joint tuning has changed a
+mode's agents, the page tells what the mode is worth as a whole from what its allocation is worth alone.
 
 Writes into the run's folder, under allocation/: config.json, provenance.json, report.html, summary.json, and for every
 mode its curves, its policies, to be loaded by themselves, and decisions.jsonl, which tells of each rebalance what was

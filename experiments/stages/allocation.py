@@ -1,9 +1,12 @@
-"""Stages `benchmarks` and `judgement`: who allocates best among the same product agents, on the held-out rows.
+"""Stages `benchmarks` and `judgement`: who allocates best among product agents, on the held-out rows.
 
 Benchmarks learn nothing and know the causal covariance alone. All meet the same random latencies, so that differences
-are paired. What a mode of coordination did is kept decision by decision.
+are paired. A mode of coordination may have tuned its agents, so it is compared twice: as a whole, with benchmarks over
+the agents as they were trained alone, and for its allocation alone, with benchmarks over its own agents. What it did is
+kept decision by decision.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,19 +56,11 @@ def benchmarks_stage(
     """
 
     def compute(_: Any) -> Artefact:
-        params, env = portfolio.params("test"), portfolio.env
-        rules = allocators(params.reward_scale) | {HELD: equal_weight}
-        weights = jnp.stack([allocated(env, params, rule) for rule in rules.values()])
-        passive = jnp.array([name == HELD for name in rules])
-        runs = jax.vmap(backtest_weights, in_axes=(None, 0, None, None, None))
-        records, holdings = jax.vmap(runs, in_axes=(None, None, None, 0, 0))(
-            env, _keys(seed, config), params, weights, passive
-        )
+        params = portfolio.params("test")
         arrays, found = {}, {}
-        for i, name in enumerate(rules):
-            own = jax.tree.map(lambda x, i=i: x[i], (records, holdings))
-            arrays |= _series(name, own[0], params)
-            found[name] = _figures(*own, params, config, blocks_per_year, seed)
+        for name, run in _by_rule(portfolio, params, config, seed).items():
+            arrays |= _series(name, run[0], params)
+            found[name] = _figures(*run, params, config, blocks_per_year, seed)
         return Artefact(arrays, {"figures": found})
 
     inputs = {**upstream, "allocation": portfolio.allocation, "backtest": config, "blocks_per_year": blocks_per_year}
@@ -85,8 +80,8 @@ def judgement_stage(
 
     Arrays: `returns` and `equity` as of `benchmarks_stage`, and of the first run by rebalance: `asked`, `granted` and
     `risk` float32[N, A], the latter each agent's share of the variance of what was granted, `gross` float32[N] of the
-    positions held at its end, and `acted.<limit>` bool[N]. Metadata: figures, differences in Sharpe ratio, and every
-    decision as values and in words.
+    positions held at its end, and `acted.<limit>` bool[N]. Metadata: figures, differences in Sharpe ratio of the whole
+    and of the allocation alone, and every decision as values and in words.
     """
     portfolio = mode.portfolio
 
@@ -111,11 +106,14 @@ def judgement_stage(
         classes = sorted({p.asset_class for p in portfolio.market.data.products})
         decisions = [decision_at(first.decision, i) for i in range(len(first.equity))]
         limits = params.rails.limits
+        whole = {name: benchmarks.value.arrays[f"returns.{name}"] for name in benchmarks.value.metadata["figures"]}
+        alone = {name: run[0].returns for name, run in _by_rule(portfolio, params, config, seed).items()}
         return Artefact(
             arrays,
             {
                 "figures": figures,
-                "differences": _differences(records.returns, benchmarks.value, config, blocks_per_year, seed),
+                "differences": _differences(records.returns, whole, config, blocks_per_year, seed),
+                "differences_alone": _differences(records.returns, alone, config, blocks_per_year, seed),
                 "decisions": [entry(one, limits, names, classes) for one in decisions],
                 "told": [tell(one, limits, names, classes) for one in decisions],
             },
@@ -147,6 +145,19 @@ def acted(done: Intervention) -> dict[str, np.ndarray]:
         "brake": done.brake,
     }
     return {name: np.asarray(x).reshape(len(done.distance), -1).any(axis=1) for name, x in flags.items()}
+
+
+def _by_rule(
+    portfolio: Portfolio, params: PortfolioParams, config: BacktestConfig, seed: int
+) -> dict[str, tuple[Record, Holdings]]:
+    """What every benchmark does with the agents of a portfolio, leaves [R, ...]."""
+    env = dataclasses.replace(portfolio.env, coordination="risk_parity")
+    rules = allocators(params.reward_scale) | {HELD: equal_weight}
+    weights = jnp.stack([allocated(env, params, rule) for rule in rules.values()])
+    passive = jnp.array([name == HELD for name in rules])
+    runs = jax.vmap(backtest_weights, in_axes=(None, 0, None, None, None))
+    every = jax.vmap(runs, in_axes=(None, None, None, 0, 0))(env, _keys(seed, config), params, weights, passive)
+    return {name: jax.tree.map(lambda x, i=i: x[i], every) for i, name in enumerate(rules)}
 
 
 def _keys(seed: int, config: BacktestConfig) -> jax.Array:
@@ -186,16 +197,16 @@ def _figures(
 
 
 def _differences(
-    returns: jax.Array, benchmarks: Artefact, config: BacktestConfig, blocks_per_year: float, seed: int
-) -> Mapping[str, Any]:
+    returns: jax.Array, benchmarks: Mapping[str, Any], config: BacktestConfig, blocks_per_year: float, seed: int
+) -> dict[str, Any]:
     return {
         name: difference(
             jax.random.fold_in(jax.random.key(seed), 4),
             returns,
-            jnp.asarray(benchmarks.arrays[f"returns.{name}"]),
+            jnp.asarray(other),
             blocks_per_year,
             confidence=config.confidence,
             n_resamples=config.resamples,
         )
-        for name in benchmarks.metadata["figures"]
+        for name, other in benchmarks.items()
     }

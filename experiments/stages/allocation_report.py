@@ -53,7 +53,10 @@ def summary(config: RunConfig, market: Market, judged: Judged, benchmarks: Stage
         "replications": config.backtest.replications,
         "modes": {
             mode: told(stage.value.metadata["figures"])
-            | {"sharpe_over": {name: row["interval"] for name, row in stage.value.metadata["differences"].items()}}
+            | {
+                told_of: {name: row["interval"] for name, row in stage.value.metadata[kind].items()}
+                for told_of, kind in (("sharpe_over", "differences"), ("allocation_over", "differences_alone"))
+            }
             for mode, stage in judged.items()
         },
         "benchmarks": {name: told(found) for name, found in benchmarks.value.metadata["figures"].items()},
@@ -106,25 +109,27 @@ def _result(config: RunConfig, judged: Judged, benchmarks: Stage[Artefact]) -> s
             ]
         )
     heads = ["Capital by", "Net result", "Sharpe ratio", "Max. drawdown", "Turnover", "Costs paid"]
-    against = [
-        [
-            escape(label(name)),
-            *(_difference(stage.value.metadata["differences"][name]["interval"]) for stage in judged.values()),
-        ]
-        for name in benchmarks.value.metadata["figures"]
-    ]
     note = (
         f'<p class="note">Annualised Sharpe ratios with {100 * config.backtest.confidence:.0f} % intervals from a '
         f"stationary bootstrap, paired where two are compared; means of {config.backtest.replications} runs under "
-        "random latency. Modes stand in bold. What follows allocates among the same product agents by a rule, but for "
-        "“equal weight held”, which holds the products and asks no agent.</p>"
+        "random latency. Modes stand in bold, with their agents as joint tuning left them. What follows allocates by a "
+        "rule among the agents as they were trained alone, but for “equal weight held”, which asks no agent.</p>"
     )
     lead = " ".join(_verdict(mode, stage.value.metadata) for mode, stage in judged.items())
     return (
         f'<div class="card"><p class="headline">{escape(lead)}</p>{table(heads, rows)}{note}</div>'
         + "<h3>Sharpe ratio of a mode less that of a benchmark</h3>"
-        + table(["Benchmark", *(escape(label(mode)) for mode in judged)], against)
+        + _against("differences", judged)
+        + "<h3>The same for the allocation alone: benchmarks over the mode's own agents</h3>"
+        + _against("differences_alone", judged)
     )
+
+
+def _against(kind: str, judged: Judged) -> str:
+    found = {mode: stage.value.metadata[kind] for mode, stage in judged.items()}
+    names = next(iter(found.values()))
+    rows = [[escape(label(name)), *(_difference(one[name]["interval"]) for one in found.values())] for name in names]
+    return table(["Benchmark", *(escape(label(mode)) for mode in judged)], rows)
 
 
 def _as_mode(mode: str) -> str:

@@ -88,7 +88,8 @@ def test_risk_parity_as_a_mode_is_the_benchmark_of_that_name(judged):
     """To the last position, under the same latencies; and the others are others."""
     benchmarks, mode, _ = judged
     np.testing.assert_allclose(mode.arrays["returns"], benchmarks.arrays["returns.risk_parity"], atol=1e-7)
-    assert mode.metadata["differences"]["risk_parity"]["interval"][1] == pytest.approx(0.0, abs=0.05)
+    for kind in ("differences", "differences_alone"):
+        assert mode.metadata[kind]["risk_parity"]["interval"][1] == pytest.approx(0.0, abs=0.05), kind
     assert set(benchmarks.metadata["figures"]) == {
         "equal_weight",
         "inverse_volatility",
@@ -143,7 +144,7 @@ def test_a_run_ends_with_its_figures_and_leaves_a_log_of_every_rebalance(smoke):
     for mode, found in result["modes"].items():
         low, estimate, high = found["sharpe"]
         assert low <= estimate <= high
-        assert found["sharpe_over"].keys() == result["benchmarks"].keys()
+        assert found["sharpe_over"].keys() == found["allocation_over"].keys() == result["benchmarks"].keys()
         lines = (folder / "allocation" / mode / "decisions.jsonl").read_text().splitlines()
         decisions = [json.loads(line) for line in lines]
         assert [one["rebalance"] for one in decisions] == list(range(result["rebalances"]))
