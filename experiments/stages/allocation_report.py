@@ -21,7 +21,7 @@ from stages.run import RunConfig
 Judged = Mapping[str, Stage[Artefact]]
 
 MOST_DECISIONS = 12
-"""Rebalances that the page tells of, those at which the guardrails moved most first."""
+"""Rebalances that the page tells of: where the guardrails moved most, and then where the allocation did."""
 
 
 def rebalance_times(config: RunConfig, market: Market) -> np.ndarray:
@@ -115,9 +115,9 @@ def _result(config: RunConfig, judged: Judged, benchmarks: Stage[Artefact]) -> s
         "random latency. Modes stand in bold, with their agents as joint tuning left them. What follows allocates by a "
         "rule among the agents as they were trained alone, but for “equal weight held”, which asks no agent.</p>"
     )
-    lead = " ".join(_verdict(mode, stage.value.metadata) for mode, stage in judged.items())
+    lead = "".join(f"<li>{_verdict(mode, stage.value.metadata)}</li>" for mode, stage in judged.items())
     return (
-        f'<div class="card"><p class="headline">{escape(lead)}</p>{table(heads, rows)}{note}</div>'
+        f'<div class="card"><ul>{lead}</ul>{table(heads, rows)}{note}</div>'
         + "<h3>Sharpe ratio of a mode less that of a benchmark</h3>"
         + _against("differences", judged)
         + "<h3>The same for the allocation alone: benchmarks over the mode's own agents</h3>"
@@ -138,14 +138,17 @@ def _as_mode(mode: str) -> str:
 
 
 def _verdict(mode: str, found: Mapping[str, Any]) -> str:
-    """What a mode earned, and over how many benchmarks that is established, in one sentence."""
-    words = [findings.verdict(row["interval"]) for row in found["differences"].values()]
+    """What a mode earned, and over how many benchmarks that is established, in one line."""
+
+    def established(kind: str) -> str:
+        words = [findings.verdict(row["interval"]) for row in found[kind].values()]
+        better, worse = (sum(word.startswith(side) for word in words) for side in ("better", "worse"))
+        return f"better than {better} and worse than {worse} of {len(words)}"
+
     result = percent(found["figures"]["metrics"]["total_return"], signed=True)
-    better, worse = (sum(word.startswith(kind) for word in words) for kind in ("better", "worse"))
     return (
-        f"{label(mode).capitalize()}: {result}; its Sharpe ratio is better than that of {better} of {len(words)} "
-        f"benchmarks and worse than that of {worse}, and for the other {len(words) - better - worse} no difference is "
-        "established."
+        f"<b>{escape(label(mode).capitalize())}</b>: {result} net; as a whole established to be "
+        f"{established('differences')} benchmarks, for its allocation alone {established('differences_alone')}."
     )
 
 
@@ -153,9 +156,7 @@ def _difference(interval: ri.Interval) -> str:
     low, estimate, high = interval
     word = findings.verdict(interval)
     kind = word.split(",")[0].replace(" ", "-")
-    return (
-        f'{number(estimate)} <span class="verdict {kind}">{word}</span><small>{number(low)} to {number(high)}</small>'
-    )
+    return f'{number(estimate)}<small>{number(low)} to {number(high)}</small><span class="verdict {kind}">{word}</span>'
 
 
 def _equity(
@@ -199,12 +200,13 @@ def _mode(mode: str, found: Artefact, times: np.ndarray, names: list[str]) -> st
         f"gross exposure of the positions held at the end of each block. {acted}"
     )
     moved = np.array([decision["moved"] for decision in found.metadata["decisions"]])
-    most = np.argsort(-moved, kind="stable")[:MOST_DECISIONS]
+    traded = np.abs(np.diff(arrays["granted"], axis=0, prepend=0.0)).sum(axis=1)
+    most = np.lexsort((-traded, -moved))[:MOST_DECISIONS]
     decisions = "".join(_decision(found, i, times[i]) for i in sorted(int(i) for i in most))
     return (
         figure(f"held-{mode}", backtest_figures.allocation(held, names), caption)
-        + f"<h3>Decisions</h3><p>The {len(most)} of {n:,} rebalances at which the guardrails moved most, in order; all "
-        f"are in <code>{escape(mode)}/decisions.jsonl</code>.</p>" + decisions
+        + f"<h3>Decisions</h3><p>{len(most)} of {n:,} rebalances, those at which the guardrails moved most and then those "
+        f"that moved most capital; all are in <code>{escape(mode)}/decisions.jsonl</code>.</p>" + decisions
     )
 
 
