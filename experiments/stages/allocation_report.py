@@ -205,8 +205,8 @@ def _mode(mode: str, found: Artefact, times: np.ndarray, names: list[str]) -> st
     decisions = "".join(_decision(found, i, times[i]) for i in sorted(int(i) for i in most))
     return (
         figure(f"held-{mode}", backtest_figures.allocation(held, names), caption)
-        + f"<h3>Decisions</h3><p>{len(most)} of {n:,} rebalances, those at which the guardrails moved most and then those "
-        f"that moved most capital; all are in <code>{escape(mode)}/decisions.jsonl</code>.</p>" + decisions
+        + f"<h3>Decisions</h3><p>{len(most)} of {n:,} rebalances: where the guardrails moved most, and then "
+        f"where most capital moved; all are in <code>{escape(mode)}/decisions.jsonl</code>.</p>" + decisions
     )
 
 
