@@ -3,6 +3,9 @@
 All begin as they are, with fresh critics, and in the first updates the critics alone learn: one that knows nothing yet
 would unlearn what the policies know. The tuned agents take the place of the others only where the validation part
 establishes that they are better. The others were chosen on that same part, so the comparison favours them.
+
+A limit on drawdown goes on where the meta-controller's own training left it: at the price learned there, which stands
+still while the critics alone learn.
 """
 
 import dataclasses
@@ -13,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marljax.agents.lagrangian import ConstraintConfig, LagrangianPPO, LagrangianRunner
 from marljax.agents.learner import CAUSES, choose
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.agents.ppo import PPO
@@ -22,7 +26,7 @@ from marljax.agents.selection import sharpe
 from marljax.data.limits import require, require_counts, require_not_negative, require_positive
 from marljax.data.schema import InputError
 from marljax.envs.joint_portfolio import META, PRODUCT, JointParams, JointPortfolioEnv
-from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
+from marljax.envs.portfolio import Coordination, PortfolioEnv, PortfolioParams
 from marljax.envs.tapes import TradingConfig
 from marljax.envs.worlds import joint_params
 from marljax.evaluation.backtest import STRATEGIES, backtest
@@ -35,6 +39,9 @@ from stages.meta import MetaConfig, Portfolio
 
 Agents = dict[str, Any]
 """Policies' params by role: of the product agents with leaves [P, ...], and of the meta-controller."""
+
+Runner = PPORunner | LagrangianRunner
+"""The second where drawdowns are limited."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +61,8 @@ class JointConfig:
     n_steps: int = 128
     """Steps per portfolio in one rollout; a rebalance takes one, and so does a row [steps]."""
     portfolio_weight: float = 0.5
-    """What the portfolio earns in a product agent's reward [reward per standard deviation of an equally weighted
-    portfolio in one row]."""
+    """What the portfolio earns in a product agent's reward, under shared_critic what the agent adds to it [reward per
+    standard deviation of an equally weighted portfolio in one row]."""
     replications: int = 4
     """Runs of the validation under different random latencies [count]."""
     confidence: float = 0.95
@@ -71,7 +78,7 @@ class JointConfig:
         require(self, "within 0.5 to 1", lambda x: 0.5 <= x < 1, "confidence")
         require(self, "at least 100", lambda n: n >= 100, "resamples")
 
-    def ppo(self, agents: PPOConfig, meta: PPOConfig) -> PPOConfig:
+    def ppo(self, agents: PPOConfig, meta: PPOConfig, coordination: Coordination = "meta") -> PPOConfig:
         """How PPO tunes agents that were trained as `agents` and `meta` say.
 
         Raises InputError where their networks are of different kinds or widths.
@@ -87,6 +94,7 @@ class JointConfig:
             n_envs=self.n_envs,
             n_steps=self.n_steps,
             learning_rate=self.learning_rate,
+            critic="shared" if coordination == "shared_critic" else agents.critic,
             separate=(PRODUCT,),
             over_agents=(META,) if meta.over_agents else (),
             heads=meta.heads,
@@ -103,34 +111,58 @@ class Tuning:
     ppo: PPOConfig
     critic_learning_rate: float
     critic_chunks: int
+    constraint: ConstraintConfig | None = None
+    """Of the meta-controller."""
 
-    def init(self, key: jax.Array, params: JointParams, agents: Agents) -> PPORunner:
+    def learner(self, learning_rate: float | jax.Array) -> PPO | LagrangianPPO:
+        """PPO of everybody, in which the meta-controller pays for its drawdowns where they are limited."""
+        config = dataclasses.replace(self.ppo, learning_rate=learning_rate)
+        if self.constraint is None:
+            return PPO(self.env, config)
+        return LagrangianPPO(self.env, self.constraint, config, role=META)
+
+    def init(self, key: jax.Array, params: JointParams, agents: Agents) -> Runner:
         """A Runner whose policies are `agents`, with fresh critics."""
-        return with_policies(PPO(self.env, self.ppo).init(key, params), agents)
+        return with_policies(self.learner(self.ppo.learning_rate).init(key, params), agents)
 
-    def update(self, runner: PPORunner, params: JointParams) -> tuple[PPORunner, Metrics]:
-        """One chunk; in the first ones policies stay as they are."""
-        tunes = runner.chunks >= self.critic_chunks
-        rate = jnp.where(tunes, self.ppo.learning_rate, self.critic_learning_rate)
-        learner = PPO(self.env, dataclasses.replace(self.ppo, learning_rate=rate))
+    def update(self, runner: Runner, params: JointParams) -> tuple[Runner, Metrics]:
+        """One chunk; in the first ones policies and the price of drawdowns stay as they are."""
+        tunes = _ppo(runner).chunks >= self.critic_chunks
+        learner = self.learner(jnp.where(tunes, self.ppo.learning_rate, self.critic_learning_rate))
         after, metrics = learner.update(runner, params)
+        if isinstance(after, LagrangianRunner):
+            old, new = ((one.integral, one.multiplier) for one in (runner, after))
+            integral, multiplier = choose(tunes, new, old)
+            after = dataclasses.replace(after, integral=integral, multiplier=multiplier)
         policies = choose(tunes, learner.policy_params(after), learner.policy_params(runner))
         return with_policies(after, policies), metrics
 
     # One seed after the other: what side by side would save is less than its larger program takes to compile.
-    def init_all(self, keys: jax.Array, params: JointParams, agents: Agents) -> PPORunner:
+    def init_all(self, keys: jax.Array, params: JointParams, agents: Agents) -> Runner:
         """A Runner for each of `keys` [S], leaves [S, ...]."""
         return jax.lax.map(lambda key: self.init(key, params, agents), keys)
 
-    def update_all(self, runners: PPORunner, params: JointParams) -> tuple[PPORunner, Metrics]:
+    def update_all(self, runners: Runner, params: JointParams) -> tuple[Runner, Metrics]:
         """One chunk of every seed; metrics float32[S]."""
         return jax.lax.map(lambda runner: self.update(runner, params), runners)
 
 
-def with_policies(runner: PPORunner, agents: Agents) -> PPORunner:
+def with_policies(runner: Runner, agents: Agents) -> Runner:
     """The Runner with the policies of `agents`."""
+    if isinstance(runner, LagrangianRunner):
+        return dataclasses.replace(runner, ppo=with_policies(runner.ppo, agents))
     params = {role: runner.params[role] | {"policy": policy} for role, policy in agents.items()}
     return dataclasses.replace(runner, params=runner.params | params)
+
+
+def _ppo(runner: Runner) -> PPORunner:
+    return runner.ppo if isinstance(runner, LagrangianRunner) else runner
+
+
+def constraint(meta: MetaConfig, env: PortfolioEnv, train: PortfolioParams, price: float) -> ConstraintConfig | None:
+    """The limit on drawdowns by step of the joint env, which takes one more for a block than it has rows."""
+    episode_steps = env.episode_blocks * (1.0 + float(np.mean(train.blocks.length)))
+    return meta.drawdown.constraint(episode_steps, float(train.reward_scale), price)
 
 
 def joint_stage(
@@ -143,17 +175,21 @@ def joint_stage(
     trading: TradingConfig,
     config: JointConfig,
     *,
+    price: float = 0.0,
     blocks_per_year: float,
     seed: int,
     metrics_path: Path,
 ) -> Stage[Artefact]:
     """Tune, judge, decide. The artefact holds the agents to use from here on, tuned or as they were, and in its
-    metadata the decision and what it rests on."""
+    metadata the decision and what it rests on. `price` is that of a drawdown which the meta-controller has learned."""
 
     def compute(checkpoints: Path) -> Artefact:
-        env, ppo = JointPortfolioEnv(portfolio.env), config.ppo(agents.ppo, meta.ppo)
-        tuning, learner = Tuning(env, ppo, agents.ppo.learning_rate, config.critic_chunks), PPO(env, ppo)
-        params = joint_params(portfolio.params("train"), trading, config.portfolio_weight)
+        env, train = JointPortfolioEnv(portfolio.env), portfolio.params("train")
+        ppo = config.ppo(agents.ppo, meta.ppo, portfolio.env.coordination)
+        limit = constraint(meta, portfolio.env, train, price)
+        tuning = Tuning(env, ppo, agents.ppo.learning_rate, config.critic_chunks, limit)
+        learner = tuning.learner(ppo.learning_rate)
+        params = joint_params(train, trading, config.portfolio_weight)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 5), config.seeds)
         trained = run_chunks(
             tuning.update_all,

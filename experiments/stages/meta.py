@@ -17,7 +17,7 @@ from marljax.agents.teams import ONLY
 from marljax.data.limits import require, require_not_negative
 from marljax.data.schema import InputError
 from marljax.envs.environment import Box
-from marljax.envs.portfolio import PortfolioEnv, PortfolioParams
+from marljax.envs.portfolio import POLICY_MODES, PortfolioEnv, PortfolioParams
 from marljax.envs.worlds import AllocationConfig, portfolio_params
 from marljax.evaluation.backtest import STRATEGIES, backtest
 from marljax.runtime.artefacts import named_leaves
@@ -46,14 +46,19 @@ class DrawdownConfig:
         require(self, "above 0 and below 1", lambda x: 0 < x < 1, "limit")
         require_not_negative(self, "rate", "proportional")
 
-    def constraint(self, episode_blocks: int, scale: float) -> ConstraintConfig | None:
-        """The same by rebalance, and by drawdown as the env counts it; `scale` is a typical portfolio's standard
-        deviation."""
+    def constraint(self, episode_steps: float, scale: float, price: float = 0.0) -> ConstraintConfig | None:
+        """The same by step of an env whose episodes have `episode_steps`, and by drawdown as it counts it.
+
+        `scale` is a typical portfolio's standard deviation; `price` the multiplier to begin with, reward per drawdown.
+        """
         if self.limit is None:
             return None
-        limit = self.limit / episode_blocks
         return ConstraintConfig(
-            limit, rate=self.rate / scale, proportional=self.proportional / scale, largest=_MOST / scale
+            self.limit / episode_steps,
+            rate=self.rate / scale,
+            proportional=self.proportional / scale,
+            multiplier=price,
+            largest=_MOST / scale,
         )
 
 
@@ -121,12 +126,13 @@ def meta_stage(
     seed: int,
     metrics_path: Path,
 ) -> Stage[Artefact]:
-    """Train the seeds, choose by validation Sharpe. The artefact holds the chosen policy's parameters.
+    """Train the seeds, choose by validation Sharpe. The artefact holds the chosen policy's parameters, and in its
+    metadata the price of a drawdown that its seed has learned.
 
     Where it is not asked, because risk parity is held or agents bid, they are those of a policy that was not trained.
     """
     algorithm = portfolio.env.coordination
-    seeds, chunks = (config.seeds, config.chunks) if algorithm == "meta" else (1, 0)
+    seeds, chunks = (config.seeds, config.chunks) if algorithm in POLICY_MODES else (1, 0)
     earned = "reward" if config.drawdown.limit is None else "unpriced_reward"
 
     def compute(checkpoints: Path) -> Artefact:
@@ -155,9 +161,11 @@ def meta_stage(
             scores.append(float(sharpe(np.asarray(record.returns), blocks_per_year)))
         best = int(np.argmax(scores))
         chosen = jax.tree.map(lambda x: np.asarray(x[best]), policies)
+        limited = isinstance(learner, LagrangianPPO)
         return Artefact(
             named_leaves(chosen),
             {
+                "price": float(trained.runner.multiplier[best]) if limited else 0.0,
                 "trials": [
                     {"product": "portfolio", "algorithm": algorithm, "seed": s, "validation_sharpe": score}
                     for s, score in enumerate(scores)

@@ -13,8 +13,12 @@ Action: product float32[A, 1] in [-1, 1], the target position as in `ReplayEnv`,
 meta float32[1, A + 1] in [-1, 1] as in `PortfolioEnv`, without effect in the others.
 Reward: product float32[A], the weighted terms of `marljax.envs.rewards` as in `ReplayEnv`, in standard deviations of
 what the position of a full signal earns in one row, and `portfolio_weight` times what the portfolio earned in that row,
-in standard deviations of what an equally weighted one earns in a row. meta float32[1], `PortfolioEnv`'s reward of the
-block, and its cost in `info`, all of it in the block's last row. All are 0 in a block's first step.
+in standard deviations of what an equally weighted one earns in a row. Under `shared_critic` that is replaced by the
+agent's difference reward (`marljax.portfolio.credit`), in the same unit: what the block's utility up to this row would
+lack had the agent held cash, less the same up to the row before. Utility is the log return in units of `reward_scale`
+less `risk_aversion / 2` times its square, whatever else the meta-controller is paid for. meta float32[1],
+`PortfolioEnv`'s reward of the block, and its cost in `info`, all of it in the block's last row. All are 0 in a block's
+first step.
 Termination and truncation: as in `PortfolioEnv`, at the end of a block, for all agents at once.
 """
 
@@ -28,8 +32,9 @@ from marljax.envs import rewards
 from marljax.envs.environment import Box, Environment, Step
 from marljax.envs.portfolio import Decision, PortfolioEnv, PortfolioParams, PortfolioState
 from marljax.envs.priced import COST
-from marljax.envs.product_agents import Holdings, carried, lot_values, observe_products, trade_row
+from marljax.envs.product_agents import Holdings, carried, forgone, lot_values, observe_products, trade_row
 from marljax.envs.rewards import Facts, PathState, RewardWeights
+from marljax.portfolio.credit import Utility, difference_rewards
 
 PRODUCT, META = "product", "meta"
 
@@ -40,7 +45,7 @@ Observations = dict[str, jax.Array]
 class JointParams:
     portfolio: PortfolioParams  # its world's policies are not asked
     rewards: RewardWeights  # leaves [A], of the product agents' own terms
-    portfolio_weight: jax.Array  # float32[] of the portfolio's earnings in the product agents' reward
+    portfolio_weight: jax.Array  # float32[] of the portfolio's earnings, or of the credit for them, in that reward
 
 
 @struct.dataclass
@@ -49,6 +54,8 @@ class JointState:
     now: PortfolioState  # the same with the capital that was allocated, and the holdings as they are now
     rows: jax.Array  # int32[] rows of the block that were traded; -1 before its capital is allocated
     exerted: jax.Array  # float32[A] sum of the absolute signals in the block so far
+    forgone: jax.Array  # float32[A] currency, interest that each agent's positions kept from being earned in the block,
+    # where agents are paid for the difference they make
     path: PathState | None  # leaves [A], what terms of the product agents' reward remember
 
 
@@ -86,6 +93,7 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
             now=portfolio,
             rows=jnp.full((), -1, jnp.int32),
             exerted=jnp.zeros_like(portfolio.weights),
+            forgone=jnp.zeros_like(portfolio.weights),
             path=jax.vmap(rewards.start)(params.rewards, capital),
         )
 
@@ -111,8 +119,9 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
         after, reward, cost, terminated, truncated = self.portfolio.judge(after, portfolio_return, there)
         meta_reward, portfolio_return, cost = jnp.where(closes, jnp.stack([reward, portfolio_return, cost]), 0.0)
         terminated, truncated = closes & terminated, closes & truncated
+        nothing = jnp.zeros_like(state.exerted)
         next_block = dataclasses.replace(
-            state, portfolio=after, now=after, rows=jnp.int32(-1), exerted=jnp.zeros_like(state.exerted)
+            state, portfolio=after, now=after, rows=jnp.int32(-1), exerted=nothing, forgone=nothing
         )
         state = choose(closes, next_block, state)
         return (
@@ -140,9 +149,6 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
         row, factor = self._row(state, params), self._factor(state)
         holdings, earned = trade_row(key, there.world, before, there.capital, lots, row, signal, factor=factor)
         path, own = self._own_rewards(state, holdings, earned, lots, params)
-        row_scale = there.reward_scale / self.portfolio.rows_per_block**0.5
-        made = holdings.profit(there.world.costs) - before.profit(there.world.costs)
-        together = made / jnp.maximum(state.portfolio.equity, 1e-6 * there.capital) / row_scale
         traded = dataclasses.replace(
             state,
             now=dataclasses.replace(state.now, holdings=holdings),
@@ -150,7 +156,28 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
             exerted=state.exerted + jnp.abs(signal),
             path=path,
         )
-        return traded, own + params.portfolio_weight * together
+        if self.portfolio.coordination == "shared_critic":
+            kept = forgone(there.world, before, holdings, there.capital, row)
+            traded = dataclasses.replace(traded, forgone=state.forgone + kept)
+            made = self._credit(traded, params) - self._credit(state, params)
+        else:
+            profit = holdings.profit(there.world.costs) - before.profit(there.world.costs)
+            made = profit / self._equity(state, params) / there.reward_scale
+        # In typical returns of a row instead of a block.
+        return traded, own + params.portfolio_weight * self.portfolio.rows_per_block**0.5 * made
+
+    def _credit(self, state: JointState, params: JointParams) -> jax.Array:
+        """float32[A] the difference that each agent made to the block's utility so far."""
+        there, costs, equity = params.portfolio, params.portfolio.world.costs, self._equity(state, params)
+        now, before = state.now.holdings, state.portfolio.holdings
+        earned = now.earned(costs) - before.earned(costs)
+        rest = now.profit(costs) - before.profit(costs) - jnp.sum(earned)
+        of = Utility(there.reward_scale, there.rewards.inventory)
+        return difference_rewards(earned / equity, rest / equity, state.forgone / equity, of)
+
+    def _equity(self, state: JointState, params: JointParams) -> jax.Array:
+        """float32[] currency at the block's beginning."""
+        return jnp.maximum(state.portfolio.equity, 1e-6 * params.portfolio.capital)
 
     def _row(self, state: JointState, params: JointParams) -> jax.Array:
         """int32[] the row that is traded next."""

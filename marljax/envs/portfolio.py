@@ -34,9 +34,13 @@ from marljax.portfolio.guardrails import Guardrails, Intervention, guard
 from marljax.portfolio.market_state import Blocks, MarketState
 from marljax.portfolio.meta_controller import MarketView, TrackRecord, ask, observation_size, observe
 
-Coordination = Literal["risk_parity", "meta", "auction"]
-"""Who asks for capital: nobody, so that risk parity is held; the meta-controller, who tilts it; or the agents, who bid
-for it."""
+Coordination = Literal["risk_parity", "meta", "auction", "shared_critic"]
+"""Who asks for capital: nobody, so that risk parity is held; the meta-controller, who tilts it; the agents, who bid for
+it; or the meta-controller again, with whom the agents are judged by one critic and paid for the difference that each
+makes where they learn together (`marljax.envs.joint_portfolio`)."""
+
+POLICY_MODES: tuple[Coordination, ...] = ("meta", "shared_critic")
+"""In which a meta-policy asks."""
 
 _LEAST_EQUITY = 1e-6
 """Of the capital: what a ruined portfolio's returns are measured against."""
@@ -251,7 +255,9 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         if self.coordination == "auction":
             volatility = jnp.sqrt(jnp.diagonal(self.covariance(before, params)))
             claimed = claims(before.record.mean, volatility, params.auction)
-            calibration = calibration.update(claimed, returns, volatility, after.weights != 0, params.auction.decay)
+            # Whose capital bought no lot could not show what its claim was worth.
+            observed = jnp.abs(self.lots(after, params)) >= 1.0
+            calibration = calibration.update(claimed, returns, volatility, observed, params.auction.decay)
         record = before.record.update(
             returns, traded / allocated, exerted / params.blocks.length[before.block], params.record_decay
         )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from marljax.envs.replay import target_position
-from marljax.market.financing import Financing, Rates, accrue
+from marljax.market.financing import Financing, Rates, accrue, without_each
 from marljax.market.slippage import Account, CostModel, Tape, trade
 
 
@@ -149,10 +149,18 @@ def trade_row(
     traded, earned = jax.vmap(trade, (0, 0, 0, None, 0, 0))(
         jax.random.split(key, world.n_agents), accounts, jnp.where(flat, 0, wanted), tape, places, costs
     )
-    mark = 0.5 * (tape.mark[places, 0] + tape.mark[places, 1]) * costs.tick_value
-    equity = capital + Holdings(traded, holdings.financing).profit(costs)
-    financing = accrue(holdings.financing, world.rates, equity, traded.position * mark, world.years[time])
+    equity, values = _standing(world, Holdings(traded, holdings.financing), capital, time)
+    financing = accrue(holdings.financing, world.rates, equity, values, world.years[time])
     return Holdings(traded, financing), earned - (financing.shorts - holdings.financing.shorts)
+
+
+def forgone(world: World, before: Holdings, after: Holdings, capital: jax.Array, time: jax.Array) -> jax.Array:
+    """Interest that each agent's position kept from being earned at row `time`, were it cash: float32[A] currency.
+
+    `before` and `after` are the holdings that `trade_row` was given and returned.
+    """
+    equity, values = _standing(world, Holdings(after.accounts, before.financing), capital, time)
+    return without_each(world.rates, equity, values, world.years[time])
 
 
 def trade_block(
@@ -214,6 +222,13 @@ def trade_block(
     xs = jnp.arange(n_rows), jax.random.split(key, n_rows)
     (holdings, exerted), rows = jax.lax.scan(row, (holdings, jnp.zeros(world.n_agents)), xs)
     return holdings, exerted, rows
+
+
+def _standing(world: World, holdings: Holdings, capital: jax.Array, time: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Equity float32[] and the agents' positions float32[A], currency, at the marks of the row after `time`."""
+    mark = world.tape.mark.reshape(-1, world.tape.mark.shape[-1])[_places(world, time)]
+    values = holdings.accounts.position * (0.5 * (mark[:, 0] + mark[:, 1]) * world.costs.tick_value)
+    return capital + holdings.profit(world.costs), values
 
 
 def _side(lots: jax.Array) -> jax.Array:

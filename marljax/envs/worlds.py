@@ -33,7 +33,9 @@ class AllocationConfig:
     """How capital is allocated, what it costs, and within which limits."""
 
     coordination: Coordination = "meta"
-    """Who asks for capital: the meta-controller; nobody, so that risk parity is held; or the agents, who bid for it."""
+    """Who asks for capital: the meta-controller; nobody, so that risk parity is held; the agents, who bid for it; or,
+    with shared_critic, the meta-controller, and joint tuning judges all by one critic and pays each agent for the
+    difference that it makes."""
     auction: AuctionConfig = AuctionConfig()
     """How they bid."""
     rows_per_block: int = 20
@@ -261,7 +263,7 @@ def joint_params(portfolio: PortfolioParams, trading: TradingConfig, portfolio_w
     """Params of the env in which product agents and the meta-controller learn together.
 
     Product agents earn what `trading` says, as where they learned alone, and `portfolio_weight` [reward per standard
-    deviation of an equally weighted portfolio in one row] of what all of them earn.
+    deviation of an equally weighted portfolio in one row] of what all of them earn, or of the credit for it.
     """
     weights = trading.rewards.weights(inventory=trading.risk_aversion)
     n_agents = portfolio.world.n_agents

@@ -5,6 +5,7 @@ and many draws of the random latency, run side by side as one jitted function. N
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from flax import struct
 
 from marljax.envs.portfolio import Decision, PortfolioEnv, PortfolioParams, PortfolioState, base_weights
 from marljax.envs.product_agents import Holdings, Policy, World, lot_values, trade_block
+from marljax.portfolio.allocators import Allocate
 
 NOTHING, EQUAL_WEIGHT, RISK_PARITY, META_CONTROLLER = range(4)
 
@@ -76,17 +78,57 @@ def backtest(
     Returns:
         What happened, and what is held at the end: accounts with nothing but their items, and what was financed.
     """
-    n_blocks, n_agents = params.blocks.start.shape[0], params.world.n_agents
+    n_agents = params.world.n_agents
     equal = jnp.full(n_agents, 1.0 / n_agents)
+
+    def decide(before: PortfolioState, memory: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        action, memory = network.apply(meta_policy, env.observe(before, params), memory, key, True)
+        fixed = jnp.stack([jnp.zeros(n_agents), equal, base_weights(before.block, params)]) * params.rails.limits.gross
+        return jnp.concatenate([fixed, env.ask(before, action, params)[None]])[strategy.allocation], memory
+
+    return _run(env, key, params, decide, network.init_carry(), strategy.passive, strategy.hold)
+
+
+@partial(jax.jit, static_argnames=("env",))
+def backtest_weights(
+    env: PortfolioEnv, key: jax.Array, params: PortfolioParams, weights: jax.Array, passive: jax.Array
+) -> tuple[Record, Holdings]:
+    """As `backtest`, of capital that is allocated elsewhere, by `allocated` for example: `weights` float32[N, A] is
+    asked for in each block, and `passive` bool[] holds it instead of asking the product agents."""
+
+    def decide(before: PortfolioState, memory: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        return weights[before.block], memory
+
+    return _run(env, key, params, decide, (), passive, jnp.array(False))
+
+
+def allocated(env: PortfolioEnv, params: PortfolioParams, allocate: Allocate) -> jax.Array:
+    """float32[N, A] what an allocator asks for in each block, from the covariance known then; agents of one product
+    share its weight evenly, and what a product without an agent would get stays in cash."""
+    product = params.world.product
+    crowd = jnp.zeros(params.market.covariance.shape[-1]).at[product].add(1.0)
+    weights = jax.vmap(allocate)(params.market.covariance * env.rows_per_block)
+    return params.rails.limits.gross * (weights / jnp.maximum(crowd, 1.0))[:, product]
+
+
+def _run(
+    env: PortfolioEnv,
+    key: jax.Array,
+    params: PortfolioParams,
+    decide: Callable[[PortfolioState, Any, jax.Array], tuple[jax.Array, Any]],
+    memory: Any,
+    passive: jax.Array,
+    hold: jax.Array,
+) -> tuple[Record, Holdings]:
+    """As of `backtest`; `decide` is given the state, its memory and a key, and says the weights and its memory then."""
+    n_blocks = params.blocks.start.shape[0]
 
     def block(carry: tuple[PortfolioState, Any], xs: tuple[jax.Array, jax.Array]) -> tuple[Any, Record]:
         (state, memory), (i, key) = carry, xs
         before = dataclasses.replace(state, block=i)
-        action, memory = network.apply(meta_policy, env.observe(before, params), memory, key, True)
-        fixed = jnp.stack([jnp.zeros(n_agents), equal, base_weights(i, params)]) * params.rails.limits.gross
-        asked = jnp.concatenate([fixed, env.ask(before, action, params)[None]])[strategy.allocation]
+        asked, memory = decide(before, memory, key)
         state, decision, rows, portfolio_return = env.run_block(
-            key, before, asked, params, passive=strategy.passive, hold=strategy.hold & (i > 0)
+            key, before, asked, params, passive=passive, hold=hold & (i > 0)
         )
         record = Record(
             decision=decision,
@@ -101,7 +143,7 @@ def backtest(
         return (state, memory), record
 
     keys, opened = jax.random.split(key, n_blocks), env.start(jnp.int32(0), params)
-    (state, _), record = jax.lax.scan(block, (opened, network.init_carry()), (jnp.arange(n_blocks), keys))
+    (state, _), record = jax.lax.scan(block, (opened, memory), (jnp.arange(n_blocks), keys))
     return record, state.holdings
 
 

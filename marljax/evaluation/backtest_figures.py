@@ -27,8 +27,8 @@ MOST_BARS = 20
 """The most bars that a plot of costs shows."""
 
 
-def equity(backtest: Backtest) -> go.Figure:
-    """Net result of every strategy since the start of the test, and its drawdown."""
+def equity(backtest: Backtest, n_tested: int = 1) -> go.Figure:
+    """Net result of every strategy since the start of the test, and its drawdown; the first `n_tested` stand out."""
     time, unit = trading_time(backtest.seconds, backtest.session)
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.66, 0.34])
     points = point_budget(2 * len(backtest.strategies))
@@ -39,8 +39,8 @@ def equity(backtest: Backtest) -> go.Figure:
         flat = np.ptp(values) == 0
         line = {
             "color": STRATEGY_COLOURS[index % len(STRATEGY_COLOURS)],
-            "width": 2.6 if index == 0 else 1.4,
-            "dash": "dash" if flat else "solid",
+            "width": 2.6 if index < n_tested else 1.4,
+            "dash": "dash" if flat else "dot" if index >= len(STRATEGY_COLOURS) else "solid",
         }
         for row, y in ((1, result), (2, loss)):
             x, y = thin(time, y, points)
@@ -62,47 +62,55 @@ def equity(backtest: Backtest) -> go.Figure:
     figure.update_yaxes(title_text="net result, %", row=1)
     figure.update_yaxes(title_text="drawdown, %", rangemode="tozero", row=2)
     figure.update_xaxes(title_text=unit, row=2)
-    return styled(figure, 480, n_lines=len(backtest.strategies), top=44)
+    n_lines = len(backtest.strategies)
+    rows = 1 + (n_lines > 8)
+    return styled(figure, 456 + 24 * rows, n_lines=n_lines, top=20 + 24 * rows, legend_room=2 * LEGEND_ROOM)
 
 
 def allocation(held: Allocation, products: Sequence[str]) -> go.Figure:
-    """Weights stacked over time, gross exposure, and where the guardrails stepped in."""
+    """Over time: weights, shares of risk where they are known, gross exposure, and where guardrails stepped in."""
     time, unit = trading_time(held.seconds, held.session)
     rails = {label(name): np.asarray(acted, bool) for name, acted in held.interventions.items()}
-    heights = [0.6, 0.28] + ([0.04 + 0.04 * len(rails)] if rails else [])
+    stacks = {"weight, % of equity": np.asarray(held.weights, np.float64)}
+    if held.risk is not None:
+        stacks["share of risk, %"] = np.asarray(held.risk, np.float64)
+    heights = [0.6] * len(stacks) + [0.28] + ([0.04 + 0.04 * len(rails)] if rails else [])
     figure = make_subplots(
         rows=len(heights), shared_xaxes=True, vertical_spacing=0.05, row_heights=[h / sum(heights) for h in heights]
     )
-    weights = np.asarray(held.weights, np.float64)
-    importance = np.abs(weights).mean(axis=0)
+    importance = np.abs(stacks["weight, % of equity"]).mean(axis=0)
     ranked = np.argsort(-importance, kind="stable")
     named = sorted(ranked[:LEGEND_ROOM]) if len(products) > LEGEND_ROOM else range(len(products))
-    layers = [(products[p], weights[:, p], product_colour(p, len(products))) for p in named]
     rest = [p for p in range(len(products)) if p not in set(named)]
-    if rest:
-        layers.append((f"{len(rest)} others", weights[:, rest].sum(axis=1), "#c3c9d0"))
-    for name, values, colour in layers:
-        x, y = averaged(time, 100 * values, min(point_budget(len(layers)), 600))
-        for sign, half in (("long", np.maximum(y, 0)), ("short", np.minimum(y, 0))):
-            if sign == "short" and not half.any():
-                continue
-            figure.add_scatter(
-                x=x,
-                y=half,
-                name=name,
-                legendgroup=name,
-                showlegend=sign == "long",
-                stackgroup=sign,
-                mode="lines",
-                line={"width": 0.4, "color": colour},
-                fillcolor=translucent(colour),
-                row=1,
-                col=1,
-            )
+    n_layers = len(named) + bool(rest)
+    for row, (title, values) in enumerate(stacks.items(), start=1):
+        layers = [(products[p], values[:, p], product_colour(p, len(products))) for p in named]
+        if rest:
+            layers.append((f"{len(rest)} others", values[:, rest].sum(axis=1), "#c3c9d0"))
+        for name, share, colour in layers:
+            x, y = averaged(time, 100 * share, min(point_budget(len(layers)), 600))
+            for sign, half in (("long", np.maximum(y, 0)), ("short", np.minimum(y, 0))):
+                if sign == "short" and not half.any():
+                    continue
+                figure.add_scatter(
+                    x=x,
+                    y=half,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=sign == "long" and row == 1,
+                    stackgroup=f"{sign} {row}",
+                    mode="lines",
+                    line={"width": 0.4, "color": colour},
+                    fillcolor=translucent(colour),
+                    row=row,
+                    col=1,
+                )
+        figure.update_yaxes(title_text=title, row=row)
+    gross = len(stacks) + 1
     x, y = thin(time, 100 * np.asarray(held.gross_exposure, np.float64), 2000)
     figure.add_scatter(
-        x=x, y=y, name="gross exposure", mode="lines", showlegend=False, line={"color": "#22303f", "width": 1.3}, row=2,
-        col=1,
+        x=x, y=y, name="gross exposure", mode="lines", showlegend=False, line={"color": "#22303f", "width": 1.3},
+        row=gross, col=1,
     )  # fmt: skip
     for name, acted in rails.items():
         steps = np.flatnonzero(acted)
@@ -114,18 +122,18 @@ def allocation(held: Allocation, products: Sequence[str]) -> go.Figure:
             mode="markers",
             showlegend=False,
             marker={"symbol": "line-ns-open", "size": 9, "color": "#b23b4b"},
-            row=3,
+            row=gross + 1,
             col=1,
         )
-    figure.update_yaxes(title_text="weight, % of equity", row=1)
-    figure.update_yaxes(title_text="gross, %", rangemode="tozero", row=2)
+    figure.update_yaxes(title_text="gross, %", rangemode="tozero", row=gross)
     if rails:
         figure.update_yaxes(
-            type="category", categoryarray=list(rails), range=[-0.6, len(rails) - 0.4], row=3, automargin=True
+            type="category", categoryarray=list(rails), range=[-0.6, len(rails) - 0.4], row=gross + 1, automargin=True
         )
     figure.update_xaxes(range=[time[0], time[-1]])
     figure.update_xaxes(title_text=unit, row=len(heights))
-    return styled(figure, 470 + 22 * len(rails), n_lines=len(layers), top=44, legend_room=LEGEND_ROOM + 1)
+    height = 310 + 160 * len(stacks) + 22 * len(rails)
+    return styled(figure, height, n_lines=n_layers, top=44, legend_room=LEGEND_ROOM + 1)
 
 
 def positions(held: Allocation, products: Sequence[str]) -> go.Figure:

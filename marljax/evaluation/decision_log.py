@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,10 +40,45 @@ def tell(decision: Decision, limits: Limits, names: Sequence[str], class_names: 
     for name, row in zip(names, table, strict=True):
         cells = " ".join(f"{value:>{len(head)}.2f}" for head, value in zip(heads, row, strict=True))
         lines.append(f"{name:<{width}} {cells}")
-    why = describe(
-        decision.intervention, np.asarray(decision.granted), np.asarray(decision.before), limits, names, class_names
-    )
+    why = reasons(decision, limits, names, class_names)
     return "\n".join([*lines, f"guardrails: {'; '.join(why) if why else 'granted as asked'}"])
+
+
+def entry(
+    decision: Decision, limits: Limits, names: Sequence[str], class_names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """One decision as JSON values, arguments as of `tell`: what was observed, and by agent what it had, what was asked
+    for and granted [fractions of equity], with the guardrails' reasons; what was bid, where agents bid [return]."""
+    agents, portfolio = (np.asarray(part, np.float64) for part in split(decision.observation))
+
+    def by_agent(values: Any) -> dict[str, float]:
+        return dict(zip(names, np.asarray(values, np.float64).tolist(), strict=True))
+
+    told = {
+        "equity": float(decision.equity),
+        "observed": {
+            "portfolio": dict(zip(PORTFOLIO_FEATURES, portfolio.tolist(), strict=True)),
+            "agents": {
+                name: dict(zip(AGENT_FEATURES, row.tolist(), strict=True))
+                for name, row in zip(names, agents, strict=True)
+            },
+        },
+        **{column: by_agent(getattr(decision, column)) for column in ("base", "before", "asked", "granted")},
+        "moved": float(decision.intervention.distance),
+        "why": reasons(decision, limits, names, class_names),
+    }
+    if decision.offer is not None:
+        bids = {field.name: getattr(decision.offer, field.name) for field in dataclasses.fields(decision.offer)}
+        told["bids"] = {name: by_agent(values) for name, values in bids.items()}
+    return told
+
+
+def reasons(
+    decision: Decision, limits: Limits, names: Sequence[str], class_names: Sequence[str] | None = None
+) -> list[str]:
+    """What the guardrails did, a phrase for every limit that acted; arguments as of `tell`."""
+    granted, before = np.asarray(decision.granted), np.asarray(decision.before)
+    return describe(decision.intervention, granted, before, limits, names, class_names)
 
 
 def decision_at(decisions: Decision, *index: int) -> Decision:

@@ -1,9 +1,12 @@
 """The building blocks of the report's page, and its style sheet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 
 import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
+from marljax.data.schema import Origin
 from marljax.evaluation.figure_style import STRATEGY_COLOURS
 
 STYLE = """
@@ -63,6 +66,40 @@ code { font-size: .86em; }
   figure, tr, .card { break-inside: avoid; }
 }
 """
+
+
+def document(title: str, identity: Sequence[str], sections: Mapping[str, tuple[str, str]], banner: str = "") -> str:
+    """A whole page with its own copy of Plotly.
+
+    `identity` says in a few words each what the page is of; `sections` are anchor -> (heading, content), heading and
+    content HTML, and `banner` is HTML above them.
+    """
+    nav = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, (heading, _) in sections.items())
+    body = "".join(
+        f'<section id="{anchor}"><h2>{heading}</h2>{content}</section>'
+        for anchor, (heading, content) in sections.items()
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body>"
+        f"<header><h1>{escape(title)}</h1><p>{' · '.join(map(escape, identity))}</p></header><nav>{nav}</nav>"
+        f"<main>{banner}{body}</main></body></html>"
+    )
+
+
+def origin_banner(origin: Origin) -> str:
+    """What kind of market the page is of, where it was not recorded."""
+    if origin == "recorded":
+        return ""
+    what = {
+        "simulated": "<b>Simulated market:</b> the order books were made by an exchange simulator. Nothing here is "
+        "evidence about a real market.",
+        "synthetic": "<b>Synthetic market:</b> the order books were made by a generative model. Nothing here is "
+        "evidence.",
+    }[origin]
+    return f'<p class="banner">{what}</p>'
 
 
 def swatch(index: int) -> str:

@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from html import escape
 
-from plotly.offline import get_plotlyjs
-
 from marljax.evaluation import backtest_figures, figures, findings
 from marljax.evaluation.findings import annual, exact, label, number, percent
-from marljax.evaluation.page import STYLE, figure, folded, swatch, table
+from marljax.evaluation.page import document, figure, folded, origin_banner, swatch, table
 from marljax.evaluation.report_inputs import GeneratorScore, ReportInputs, Strategy
 
 Format = Callable[[float], str]
@@ -47,40 +45,13 @@ def render(inputs: ReportInputs) -> str:
         "limits": ("What is not established", _limits(inputs)),
         "reproduce": ("Reproduce", _reproduce(inputs)),
     }
-    nav = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, (heading, _) in sections.items())
-    body = "".join(
-        f'<section id="{anchor}"><h2>{heading}</h2>{content}</section>'
-        for anchor, (heading, content) in sections.items()
+    identity = (
+        f"preset {inputs.preset}",
+        f"seed {inputs.seed}",
+        inputs.source,
+        f"{len(inputs.products)} product{'s' if len(inputs.products) != 1 else ''}",
     )
-    identity = " · ".join(
-        escape(part)
-        for part in (
-            f"preset {inputs.preset}",
-            f"seed {inputs.seed}",
-            inputs.source,
-            f"{len(inputs.products)} product{'s' if len(inputs.products) != 1 else ''}",
-        )
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(inputs.title)}</title><style>{STYLE}</style>"
-        f"<script>{get_plotlyjs()}</script></head><body>"
-        f"<header><h1>{escape(inputs.title)}</h1><p>{identity}</p></header><nav>{nav}</nav>"
-        f"<main>{_banner(inputs)}{body}</main></body></html>"
-    )
-
-
-def _banner(inputs: ReportInputs) -> str:
-    if inputs.origin == "recorded":
-        return ""
-    what = {
-        "simulated": "<b>Simulated market:</b> the order books were made by an exchange simulator. Nothing here is "
-        "evidence about a real market.",
-        "synthetic": "<b>Synthetic market:</b> the order books were made by a generative model. Nothing here is "
-        "evidence.",
-    }[inputs.origin]
-    return f'<p class="banner">{what}</p>'
+    return document(inputs.title, identity, sections, origin_banner(inputs.origin))
 
 
 def _result(inputs: ReportInputs) -> str:

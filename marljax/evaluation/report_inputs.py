@@ -188,6 +188,8 @@ class Allocation:
     """guardrail -> bool[T], where it changed what the policy wanted."""
     costs: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     """product -> component -> amount paid over the test [currency]."""
+    risk: np.ndarray | None = None
+    """float[T, P] each product's share of the variance of what was granted; signed, sum 1."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,17 @@ def rates(cash: float = 0.0, loan: float = 0.0, short: float = 0.0) -> Rates:
     return Rates(jnp.float32(cash), jnp.float32(loan), jnp.float32(short))
 
 
+def without_each(rates: Rates, equity: jax.Array, values: jax.Array, years: jax.Array) -> jax.Array:
+    """What a row's time would earn more, or its loans cost less, were an account's position cash: float32[A] currency,
+    of each account in turn. Arguments as of `accrue`."""
+    free = equity - jnp.sum(jnp.abs(values))
+
+    def earned(free: jax.Array) -> jax.Array:
+        return years * (rates.cash * jnp.maximum(free, 0.0) - rates.loan * jnp.maximum(-free, 0.0))
+
+    return earned(free + jnp.abs(values)) - earned(free)
+
+
 def accrue(financing: Financing, rates: Rates, equity: jax.Array, values: jax.Array, years: jax.Array) -> Financing:
     """The items once a row's time has passed.
 

@@ -65,7 +65,7 @@ class Calibration:
             claimed: float32[A] return per unit of capital that was claimed before the block.
             realised: float32[A] return per unit of capital in it.
             volatility: float32[A] of that return as known before the block, positive.
-            observed: bool[A] whether the agent had capital to show it with; of the others nothing is learned.
+            observed: bool[A] whether the agent had enough capital to show it with; of the others nothing is learned.
             decay: float32[] weight of the past in [0, 1], per block, of all agents.
         """
         claim, outcome = claimed / volatility, realised / volatility

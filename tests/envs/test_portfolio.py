@@ -105,6 +105,41 @@ def test_the_allocator_is_paid_by_the_weights_of_its_config(term):
     assert np.abs(2.0 * terms[term] if term != "log_return" else terms[term]).max() > 0.02
 
 
+@dataclasses.dataclass(frozen=True)
+class Silent:
+    """Agents who never say what they want, and so keep what they have."""
+
+    def init_carry(self):
+        return ()
+
+    def apply(self, params, obs, carry, key, deterministic):
+        return jnp.full(1, jnp.nan), carry
+
+
+def test_run_block_scales_an_agents_position_with_its_capital_and_pays_the_book_for_it():
+    thin = random_market(n_products=3, n_steps=200)
+    data = thin.replace(bid_size=thin.bid_size + 200, ask_size=thin.ask_size + 200)
+    env, params = portfolio(data)
+    opened = env.start(params.starts[0], params)
+    first, _, rows, _ = run_block(env, 0, opened, jnp.full(3, 0.2), params, passive=True)
+    held = np.asarray(rows.position[-1])
+    assert (held > 50).all()
+    state = dataclasses.replace(first, block=first.block + 1)
+    factor = np.array([2.0, 0.5, 1.0])
+    quiet = dataclasses.replace(env, policy=Silent())
+    after, decision, rows, _ = run_block(quiet, 1, state, state.weights * factor, params)
+    np.testing.assert_allclose(decision.granted, state.weights * factor, rtol=1e-5)
+    scaled = np.asarray(rows.position[0])
+    np.testing.assert_array_equal(rows.position, np.broadcast_to(scaled, rows.position.shape))
+    np.testing.assert_allclose(scaled, factor * held, atol=1.0)
+    lot = lot_values(params.blocks.start[state.block], params.world)
+    traded = np.asarray(after.holdings.accounts.traded - first.holdings.accounts.traded)
+    np.testing.assert_allclose(traded, np.abs(scaled - held) * lot, rtol=1e-3)
+    slippage = np.asarray(after.holdings.accounts.slippage.value() - first.holdings.accounts.slippage.value())
+    assert (slippage[:2] >= 2 * np.abs(scaled - held)[:2]).all(), "no side of the book is nearer than a tick"
+    assert slippage[2] == 0
+
+
 def test_no_exposure_changes_nothing_but_the_clock():
     env, params = portfolio(random_market(n_products=3))
     states, rewards, _ = episode(env, params, jnp.tile(jnp.array([0.5, -0.5, 0.0, -1.0]), (BLOCKS, 1)))

@@ -81,10 +81,13 @@ def test_claims_are_held_against_what_came_of_them(told, world):
     """Against a loop in NumPy over what the log says."""
     before, after, decision = told
     env, params = world
+    mids = np.asarray(random_market(2, n_products=3, n_steps=200).double_mid)
     evidence, agreement, decay = np.zeros(3), np.zeros(3), 0.5 ** (1.0 / CONFIG.half_life)
     for i in range(BLOCKS):
         covariance = np.asarray(params.market.covariance[before.block[i]], np.float64) * env.rows_per_block
-        volatility, seen = np.sqrt(np.diag(covariance)), decision.granted[i] != 0
+        volatility = np.sqrt(np.diag(covariance))
+        lot = 0.5 * mids[params.blocks.start[before.block[i]]] * np.asarray(params.world.costs.tick_value)
+        seen = decision.granted[i] * decision.equity[i] >= lot
         claim = np.maximum(before.record.mean[i] + CONFIG.optimism * volatility, 0.0)
         np.testing.assert_allclose(decision.offer.claim[i], claim, rtol=1e-4)
         evidence = decay * evidence + np.where(seen, (claim / volatility) ** 2, 0.0)
@@ -101,6 +104,22 @@ def test_an_agent_that_never_earned_what_it_claimed_gets_nothing(world):
     asked, _ = env.bid(liar, params)
     assert float(asked[1]) == 0.0
     assert float(asked[0]) > 0.1
+
+
+def test_an_agent_that_was_granted_less_than_a_lot_is_not_held_to_its_claim(world):
+    env, params = world
+    state = on_record(env, params, [0.5, 0.5, 0.5], 0.6)
+    asked = (
+        jnp.array([0.3, 0.0, 0.0])
+        .at[1:]
+        .set(jnp.array([0.9, 1.1]) / env.lots(state.replace(weights=jnp.ones(3)), params)[1:])
+    )
+    after, decision, *_ = jax.jit(env.run_block)(jax.random.key(0), state, asked, params)
+    np.testing.assert_allclose(decision.granted, asked, rtol=1e-5)
+    forgotten = np.asarray(params.auction.decay)
+    assert float(after.calibration.evidence[1]) == pytest.approx(forgotten, rel=1e-6)
+    assert float(after.calibration.agreement[1]) == pytest.approx(0.6 * forgotten, rel=1e-6)
+    assert (np.asarray(after.calibration.evidence)[[0, 2]] > forgotten + 0.1).all()
 
 
 @pytest.mark.parametrize("key", ["optimism", "worth", "deviation", "half_life"])

@@ -1,5 +1,8 @@
 """The backtest: every strategy pays for what it does, and nothing knows the future."""
 
+import dataclasses
+import json
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,8 +14,18 @@ from marljax.agents.networks import MLP
 from marljax.agents.policy import TanhGaussianPolicy
 from marljax.envs.portfolio import base_weights
 from marljax.envs.tapes import CostConfig
-from marljax.evaluation.backtest import BASELINES, STRATEGIES, agent_returns, backtest, costs_by_item, financing_by_item
-from marljax.evaluation.decision_log import decision_at, tell
+from marljax.evaluation.backtest import (
+    BASELINES,
+    STRATEGIES,
+    agent_returns,
+    allocated,
+    backtest,
+    backtest_weights,
+    costs_by_item,
+    financing_by_item,
+)
+from marljax.evaluation.decision_log import decision_at, entry, tell
+from marljax.portfolio.allocators import allocators
 from marljax.portfolio.meta_controller import ask, observation_size
 from tests.reference.books import random_market
 from tests.reference.worlds import POLICY, policies, portfolio
@@ -132,6 +145,58 @@ def test_risk_parity_as_mode_of_coordination_does_what_agents_under_risk_parity_
     data = random_market(2, n_products=3, n_steps=60)
     held = run(*portfolio(data, coordination="risk_parity"), ("meta_controller", "agents_risk_parity"))
     chex.assert_trees_all_equal(held["meta_controller"], held["agents_risk_parity"])
+
+
+def test_capital_allocated_elsewhere_earns_what_the_same_capital_earns_as_a_strategy(results, world):
+    env, params = world
+    parity = jnp.stack([base_weights(i, params) for i in range(len(params.blocks.start))])
+    equal, compiled = jnp.full(parity.shape, 1 / 3, jnp.float32), backtest_weights._cache_size()
+    for name, weights, passive in (("agents_risk_parity", parity, False), ("equal_weight", equal, True)):
+        record, holdings = backtest_weights(env, jax.random.key(0), params, weights, jnp.array(passive))
+        expected, held = results[name]
+        np.testing.assert_allclose(record.decision.asked, weights, rtol=1e-6)
+        np.testing.assert_array_equal(record.position, expected.position)
+        np.testing.assert_allclose(record.equity, expected.equity, rtol=1e-6)
+        chex.assert_trees_all_close(holdings, held, rtol=1e-5, atol=1e-3)
+    assert backtest_weights._cache_size() - compiled <= 1
+
+
+def test_an_allocator_knows_the_covariance_of_the_block_alone_and_agents_of_a_product_share(world):
+    env, params = world
+    shared = params.replace(world=params.world.replace(product=jnp.array([2, 0, 2, 1])))
+    covariance = np.asarray(params.market.covariance, np.float64) * env.rows_per_block
+    volatility = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    inverse = (1 / volatility) / (1 / volatility).sum(axis=1, keepdims=True)
+    target = 0.5 * np.sqrt(covariance.sum(axis=(1, 2)) / 9).min()
+    rules = allocators(target)
+    split = np.stack([inverse[:, 2] / 2, inverse[:, 0], inverse[:, 2] / 2, inverse[:, 1]], axis=1)
+    np.testing.assert_allclose(allocated(env, shared, rules["inverse_volatility"]), split, rtol=1e-4)
+    calm = np.asarray(allocated(env, params, rules["volatility_targeted_equal_weight"]), np.float64)
+    risk = np.sqrt(np.einsum("ni,nij,nj->n", calm, covariance, calm))
+    np.testing.assert_allclose(risk, target, rtol=1e-4)
+
+
+def test_an_entry_of_the_log_says_in_values_what_is_told_in_words(results, world):
+    """And names the limit that acted, for weights that were asked for beyond it."""
+    env, params = world
+    limits = params.rails.limits
+    tight = dataclasses.replace(limits, max_weight=jnp.full(3, 0.25, jnp.float32))
+    params = params.replace(rails=params.rails.replace(limits=tight))
+    asked = jnp.broadcast_to(jnp.array([0.4, 0.2, 0.1]), (len(params.blocks.start), 3))
+    record, _ = backtest_weights(env, jax.random.key(0), params, asked, jnp.array(False))
+    names = ["oak", "elm", "ash"]
+    one = decision_at(record.decision, 3)
+    said = json.loads(json.dumps(entry(one, tight, names)))
+    for column in ("asked", "granted", "before", "base"):
+        assert list(said[column]) == names
+        np.testing.assert_allclose(list(said[column].values()), getattr(one, column), rtol=1e-6)
+    assert said["granted"]["oak"] == pytest.approx(0.25, abs=1e-6)
+    assert said["moved"] == pytest.approx(0.15, abs=1e-5)
+    assert said["why"] == ["oak cut from 0.40 to 0.25 by max_weight"]
+    assert tell(one, tight, names).endswith("guardrails: oak cut from 0.40 to 0.25 by max_weight")
+    assert said["observed"]["agents"]["oak"]["weight"] == pytest.approx(min(3 * said["before"]["oak"], 5.0), rel=1e-5)
+    assert said["observed"]["portfolio"]["cash"] == pytest.approx(1 - np.abs(one.before).sum(), abs=1e-5)
+    assert entry(decision_at(results["meta_controller"][0].decision, 3), limits, names)["why"] == []
 
 
 def test_a_decision_is_told_with_what_was_seen_asked_for_and_granted_and_why(results, world):

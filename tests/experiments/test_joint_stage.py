@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from marljax.agents.agent_set import AgentSet
+from marljax.agents.lagrangian import LagrangianRunner
 from marljax.agents.ppo_config import PPOConfig
 from marljax.agents.sac_config import SACConfig
+from marljax.agents.teams import CENTRE
 from marljax.data.schema import InputError
 from marljax.data.splits import Split
 from marljax.envs.joint_portfolio import META, PRODUCT, JointPortfolioEnv
@@ -23,9 +25,9 @@ from marljax.runtime.progress import run_chunks
 from marljax.runtime.stages import StageCache
 from stages import joint
 from stages.agents import AgentsConfig, Trading
-from stages.joint import JointConfig, Tuning, joint_stage, stored_agents, verdict
+from stages.joint import JointConfig, Tuning, constraint, joint_stage, stored_agents, verdict
 from stages.market import Market
-from stages.meta import MetaConfig, Portfolio
+from stages.meta import DrawdownConfig, MetaConfig, Portfolio
 from tests.reference.books import random_market
 from tests.reference.worlds import POLICY, policies, rows
 
@@ -127,6 +129,75 @@ def test_the_meta_controller_is_tuned_as_the_set_network_that_it_was_trained_as(
     for name in ("each", "whole", "score"):
         assert differ(learned["policy"].network[name], before.network[name]), name
     assert "each" not in learned["critic"], "a critic's value is of the whole"
+
+
+@pytest.fixture(scope="module")
+def limited(portfolio, originals):
+    """[(runner, metrics)] of agents who share a critic and whose meta-controller has a limit on its drawdowns, at the
+    start and after each chunk; their constraint; and a typical portfolio's standard deviation."""
+    shared = dataclasses.replace(portfolio.env, coordination="shared_critic")
+    train = portfolio.params("train")
+    meta = dataclasses.replace(META_CONFIG, drawdown=DrawdownConfig(limit=1e-4, rate=0.01, proportional=0.05))
+    limit = constraint(meta, shared, train, price=7.0)
+    ppo = TINY.ppo(PPO_CONFIG, META_CONFIG.ppo, "shared_critic")
+    tuning = Tuning(JointPortfolioEnv(shared), ppo, PPO_CONFIG.learning_rate, critic_chunks=2, constraint=limit)
+    params = joint_params(train, TradingConfig(), 0.5)
+    runner = jax.jit(tuning.init)(jax.random.key(0), params, originals)
+    update = jax.jit(tuning.update)
+    found = [(runner, {})]
+    for _ in range(4):
+        runner, metrics = update(runner, params)
+        found.append((runner, metrics))
+    return found, limit, float(train.reward_scale)
+
+
+@pytest.mark.nightly
+def test_under_a_shared_critic_one_network_judges_all_and_learns_before_they_do(limited, originals):
+    found, *_ = limited
+    params = [runner.ppo.params for runner, _ in found]
+    for after in params:
+        assert after.keys() == {PRODUCT, META, CENTRE}
+        assert [role for role in (PRODUCT, META) if "critic" in after[role]] == []
+    for before, after in itertools.pairwise(params):
+        assert differ(before[CENTRE], after[CENTRE])
+    # It sees everything that anybody sees, and says a value for each of three.
+    first, *_, last = params[0][CENTRE]["critic"]
+    assert first.kernel.shape[0] == 2 * (4 + 1) + observation_size(2)
+    assert last.kernel.shape[1] == 3
+    learned = [{role: after[role]["policy"] for role in originals} for after in params]
+    chex.assert_trees_all_equal(learned[2], originals)
+    assert all(differ(learned[3][role], originals[role]) for role in originals)
+
+
+@pytest.mark.nightly
+def test_the_price_of_drawdown_goes_on_from_what_the_meta_controller_learned_once_policies_move(limited):
+    found, limit, scale = limited
+    assert all(isinstance(runner, LagrangianRunner) for runner, _ in found)
+    price = [float(runner.multiplier) for runner, _ in found]
+    np.testing.assert_allclose(price[:3], 7.0, rtol=1e-6)
+    cost = [float(metrics["cost"]) for _, metrics in found[1:]]
+    # Episodes have 4 blocks of 5 rows and a step more each.
+    over = np.array(cost) * 4 * (5 + 1) / 1e-4 - 1.0
+    assert limit.limit == pytest.approx(1e-4 / 24)
+    assert (over > 1.0).all(), "untrained agents lose more than twice a ten-thousandth"
+    assert price[3] * scale == pytest.approx(7.0 * scale + (0.01 + 0.05) * over[2], rel=1e-3)
+    assert price[4] * scale == pytest.approx(7.0 * scale + 0.01 * over[2:].sum() + 0.05 * over[3], rel=1e-3)
+
+
+@pytest.mark.nightly
+def test_the_meta_controller_is_paid_less_by_the_price_of_its_drawdowns(limited):
+    found, *_ = limited
+    for _, metrics in found[1:]:
+        paid = float(metrics["multiplier"] * metrics["cost"])
+        assert float(metrics["unpriced_reward"] - metrics["meta.reward"]) == pytest.approx(paid, rel=1e-3)
+        assert paid > 0
+
+
+@pytest.mark.parametrize("name", ["meta", "risk_parity", "auction"])
+def test_every_other_mode_leaves_agents_the_critics_that_they_are_configured_with(name):
+    assert TINY.ppo(PPO_CONFIG, META_CONFIG.ppo, name) == TINY.ppo(PPO_CONFIG, META_CONFIG.ppo)
+    assert TINY.ppo(PPO_CONFIG, META_CONFIG.ppo).critic == "own"
+    assert TINY.ppo(PPO_CONFIG, META_CONFIG.ppo, "shared_critic").critic == "shared"
 
 
 def test_where_meta_does_not_read_agents_as_a_set_it_is_tuned_as_a_perceptron():

@@ -62,6 +62,8 @@ def test_the_price_of_drawdown_is_learned_at_the_rates_of_the_config(portfolio, 
     assert multiplier[0] == 0.0
     np.testing.assert_allclose(multiplier[1] * scale, (0.01 + 0.05) * over[0], rtol=1e-4)
     np.testing.assert_allclose(multiplier[2] * scale, 0.01 * over[:2].sum() + 0.05 * over[1], rtol=1e-4)
+    learned = 0.01 * over.sum() + 0.05 * over[2]
+    assert stage.value.metadata["price"] * scale == pytest.approx(learned, rel=1e-4), "for joint tuning to go on from"
     np.testing.assert_allclose(reward, unpriced - multiplier * cost, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(np.ravel(stage.value.metadata["curves"]["reward"]), unpriced)
 

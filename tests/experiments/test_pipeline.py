@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from marljax.runtime.artefacts import named_leaves
+from marljax.runtime.stages import load_artefact
 from marljax.serving import TrainedPolicy
 from tests.reference.browser import CHROMIUM, problems, seen_by_browser
 
@@ -198,6 +200,16 @@ def test_the_chosen_agents_can_be_loaded_and_act(finished):
         action, _ = agent.act(np.zeros(agent.obs_size))
         assert action.shape == (1,)
         assert abs(float(action[0])) <= 1.0
+
+
+def test_the_meta_controller_can_be_loaded_as_it_was_tested_and_asks_for_a_tilt_of_each_agent(finished):
+    meta = TrainedPolicy.load(finished / "meta_policy")
+    tested = load_artefact(finished / "stages" / "joint").arrays
+    for name, leaf in named_leaves(meta.params).items():
+        np.testing.assert_array_equal(leaf, tested[f"['meta']{name}"])
+    action, _ = meta.act(np.ones(meta.obs_size))
+    assert action.shape == (3,)
+    assert np.abs(action).max() <= 1.0
 
 
 def test_costs_in_the_summary_add_up(finished):
