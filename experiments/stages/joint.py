@@ -1,7 +1,8 @@
 """Stage `joint`: the product agents and the meta-controller, each trained, are tuned together on the training part.
 
 All begin as they are, with fresh critics, and in the first updates the critics alone learn: one that knows nothing yet
-would unlearn what the policies know. The tuned agents take the place of the others only where the validation part
+would unlearn what the policies know. Then product agents and meta-controller move in turns, an update each, so that
+nobody learns against somebody who is moving; critics learn all the time. The tuned agents take the place of the others only where the validation part
 establishes that they are better. The others were chosen on that same part, so the comparison favours them.
 
 A limit on drawdown goes on where the meta-controller's own training left it: at the price learned there, which stands
@@ -126,15 +127,20 @@ class Tuning:
         return with_policies(self.learner(self.ppo.learning_rate).init(key, params), agents)
 
     def update(self, runner: Runner, params: JointParams) -> tuple[Runner, Metrics]:
-        """One chunk; in the first ones policies and the price of drawdowns stay as they are."""
-        tunes = _ppo(runner).chunks >= self.critic_chunks
+        """One chunk; in the first ones policies and the price of drawdowns stay as they are, then one role's move."""
+        past = _ppo(runner).chunks - self.critic_chunks
+        tunes = past >= 0
         learner = self.learner(jnp.where(tunes, self.ppo.learning_rate, self.critic_learning_rate))
         after, metrics = learner.update(runner, params)
         if isinstance(after, LagrangianRunner):
             old, new = ((one.integral, one.multiplier) for one in (runner, after))
             integral, multiplier = choose(tunes, new, old)
             after = dataclasses.replace(after, integral=integral, multiplier=multiplier)
-        policies = choose(tunes, learner.policy_params(after), learner.policy_params(runner))
+        old_policies, new_policies = learner.policy_params(runner), learner.policy_params(after)
+        policies = {
+            role: choose(tunes & (past % 2 == turn), new_policies[role], old_policies[role])
+            for turn, role in enumerate((PRODUCT, META))
+        }
         return with_policies(after, policies), metrics
 
     # One seed after the other: what side by side would save is less than its larger program takes to compile.

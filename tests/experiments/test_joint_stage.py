@@ -94,14 +94,13 @@ def tuned(portfolio, originals):
     return found
 
 
-def test_agents_begin_as_they_are_and_stay_so_while_the_critics_learn(tuned, originals):
-    for i in range(5):
-        params, _ = tuned[i]
-        now = {role: params[role]["policy"] for role in (PRODUCT, META)}
-        if i <= 2:
-            chex.assert_trees_all_equal(now, originals)
-        else:
-            assert all(differ(now[role], originals[role]) for role in now)
+def test_agents_begin_as_they_are_stay_so_while_the_critics_learn_and_then_move_in_turns(tuned, originals):
+    policies = [{role: params[role]["policy"] for role in (PRODUCT, META)} for params, _ in tuned]
+    for policy in policies[:3]:
+        chex.assert_trees_all_equal(policy, originals)
+    for i, mover, waits in ((3, PRODUCT, META), (4, META, PRODUCT)):
+        assert differ(policies[i][mover], policies[i - 1][mover])
+        chex.assert_trees_all_equal(policies[i][waits], policies[i - 1][waits])
     for (before, _), (after, _) in itertools.pairwise(tuned):
         assert all(differ(before[role]["critic"], after[role]["critic"]) for role in (PRODUCT, META))
 
@@ -166,7 +165,7 @@ def test_under_a_shared_critic_one_network_judges_all_and_learns_before_they_do(
     assert last.kernel.shape[1] == 3
     learned = [{role: after[role]["policy"] for role in originals} for after in params]
     chex.assert_trees_all_equal(learned[2], originals)
-    assert all(differ(learned[3][role], originals[role]) for role in originals)
+    assert all(differ(learned[4][role], originals[role]) for role in originals)
 
 
 @pytest.mark.nightly
