@@ -2,8 +2,9 @@
 
 All begin as they are, with fresh critics, and in the first updates the critics alone learn: one that knows nothing yet
 would unlearn what the policies know. Then product agents and meta-controller move in turns, an update each, so that
-nobody learns against somebody who is moving; critics learn all the time. The tuned agents take the place of the others only where the validation part
-establishes that they are better. The others were chosen on that same part, so the comparison favours them.
+nobody learns against somebody who is moving; critics learn all the time. The tuned agents take the place of the others
+only where the validation part establishes that they are better. The others were chosen on that same part, so the
+comparison favours them.
 
 A limit on drawdown goes on where the meta-controller's own training left it: at the price learned there, which stands
 still while the critics alone learn.
