@@ -8,7 +8,8 @@
 Product agents are those of the main job: the stages up to them are taken from the run's folder, where
 `pipeline.py` with the same settings has left them, or computed. Every mode then allocates capital among them on the
 held-out rows, net of all costs, and so do equal weight, inverse volatility, risk parity, hierarchical risk parity,
-minimum variance and equal weight with a volatility target, under the same guardrails. Where joint tuning has changed a
+minimum variance and equal weight with a volatility target, under the same guardrails, and with `--expectations`
+mean-variance and Black-Litterman. Where joint tuning has changed a
 mode's agents, the page tells what the mode is worth as a whole from what its allocation is worth alone.
 
 Writes into the run's folder, under allocation/: config.json, provenance.json, report.html, summary.json, and for every
@@ -41,6 +42,8 @@ class TrainMetaConfig(RunConfig):
 
     modes: tuple[Coordination, ...] = ()
     """Modes of coordination to train and to judge; by default that of allocation.coordination alone."""
+    expectations: bool = False
+    """Whether mean-variance and Black-Litterman are judged too; they need the extra `allocators`."""
     explain: int | None = None
     """Print how this rebalance of the test was decided, counted from 0, in every mode [count]."""
 
@@ -76,7 +79,9 @@ def main(config: TrainMetaConfig) -> None:
         raise InputError(f"--explain {config.explain}: the test has {len(times) - 1} rebalances, counted from 0")
     same: dict[str, Any] = {"blocks_per_year": yearly, "seed": config.seed}
     alone = untuned(config.under("risk_parity"), trained)
-    benchmarks = benchmarks_stage(cache, trained.upstream, alone, config.backtest, **same)
+    benchmarks = benchmarks_stage(
+        cache, trained.upstream, alone, config.backtest, expectations=config.expectations, **same
+    )
     judged: dict[str, Stage[Artefact]] = {}
     for mode in config.modes or (config.allocation.coordination,):
         print_line(f"[{mode}] {out / mode}")

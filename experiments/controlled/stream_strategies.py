@@ -10,7 +10,7 @@ import numpy as np
 from stream_accounts import Seen
 
 from marljax.portfolio.allocators import allocators
-from marljax.portfolio.allocators_skfolio import black_litterman, mean_variance, prospect
+from marljax.portfolio.allocators_skfolio import expecting_the_past
 from marljax.portfolio.bidding import AuctionConfig, claims, offer
 from marljax.portfolio.calibration import Calibration
 from marljax.portfolio.guardrails import Guardrails
@@ -33,12 +33,9 @@ def on_host(seen: Seen, past: np.ndarray, risk_aversion: float) -> dict[str, np.
 
     `past` float64[WINDOW + N, A] are returns per rebalance; row WINDOW + i is not known at rebalance i.
     """
-    asked: dict[str, list[np.ndarray]] = {"mean_variance": [], "black_litterman": []}
-    for i, (covariance, base) in enumerate(zip(seen.covariance, seen.base, strict=True)):
-        known = prospect(past[i : i + WINDOW], covariance=np.asarray(covariance), budget=np.asarray(base))
-        asked["mean_variance"].append(mean_variance(known, risk_aversion))
-        asked["black_litterman"].append(black_litterman(known, risk_aversion, UNCERTAINTY))
-    return {name: np.array(weights) for name, weights in asked.items()}
+    return expecting_the_past(
+        past, np.asarray(seen.covariance), np.asarray(seen.base), risk_aversion=risk_aversion, uncertainty=UNCERTAINTY
+    )
 
 
 def by_auction(seen: Seen, rails: Guardrails, risk_aversion: float, config: AuctionConfig) -> np.ndarray:

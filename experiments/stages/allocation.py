@@ -1,9 +1,9 @@
 """Stages `benchmarks` and `judgement`: who allocates best among product agents, on the held-out rows.
 
-Benchmarks learn nothing and know the causal covariance alone. All meet the same random latencies, so that differences
-are paired. A mode of coordination may have tuned its agents, so it is compared twice: as a whole, with benchmarks over
-the agents as they were trained alone, and for its allocation alone, with benchmarks over its own agents. What it did is
-kept decision by decision.
+Benchmarks learn nothing and know the causal covariance, some of them what agents earned before as well. All meet the
+same random latencies, so that differences are paired. A mode of coordination may have tuned its agents, so it is
+compared twice: as a whole, with benchmarks over the agents as they were trained alone, and for its allocation alone,
+with benchmarks over its own agents. What it did is kept decision by decision.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ from marljax.portfolio.interventions import Intervention
 from marljax.portfolio.risk_parity import risk_contributions
 from marljax.runtime.stages import Artefact, Stage, StageCache
 from stages.evaluation import BacktestConfig
+from stages.expectations import expecting
 from stages.joint import META
 from stages.meta import Portfolio
 from stages.run import Allocated
@@ -46,10 +47,12 @@ def benchmarks_stage(
     portfolio: Portfolio,
     config: BacktestConfig,
     *,
+    expectations: bool,
     blocks_per_year: float,
     seed: int,
 ) -> Stage[Artefact]:
-    """Every allocator over the agents of `portfolio`, and the products held in equal parts.
+    """Every allocator over the agents of `portfolio`, with `expectations` also those that need an expected return, and
+    the products held in equal parts.
 
     Arrays `returns.<name>` float32[R, N] and `equity.<name>` float32[N + 1], the mean of R runs; figures of each in the
     metadata. An allocator with a volatility target aims at that of an equally weighted portfolio in the training part.
@@ -58,12 +61,18 @@ def benchmarks_stage(
     def compute(_: Any) -> Artefact:
         params = portfolio.params("test")
         arrays, found = {}, {}
-        for name, run in _by_rule(portfolio, params, config, seed).items():
+        for name, run in _by_rule(portfolio, params, config, expectations, seed).items():
             arrays |= _series(name, run[0], params)
             found[name] = _figures(*run, params, config, blocks_per_year, seed)
         return Artefact(arrays, {"figures": found})
 
-    inputs = {**upstream, "allocation": portfolio.allocation, "backtest": config, "blocks_per_year": blocks_per_year}
+    inputs = {
+        **upstream,
+        "allocation": portfolio.allocation,
+        "backtest": config,
+        "expectations": expectations,
+        "blocks_per_year": blocks_per_year,
+    }
     return cache.run("benchmarks", inputs, compute)
 
 
@@ -106,8 +115,10 @@ def judgement_stage(
         classes = sorted({p.asset_class for p in portfolio.market.data.products})
         decisions = [decision_at(first.decision, i) for i in range(len(first.equity))]
         limits = params.rails.limits
+        expectations = "mean_variance" in benchmarks.value.metadata["figures"]
         whole = {name: benchmarks.value.arrays[f"returns.{name}"] for name in benchmarks.value.metadata["figures"]}
-        alone = {name: run[0].returns for name, run in _by_rule(portfolio, params, config, seed).items()}
+        by_rule = _by_rule(portfolio, params, config, expectations, seed)
+        alone = {name: run[0].returns for name, run in by_rule.items()}
         return Artefact(
             arrays,
             {
@@ -148,16 +159,19 @@ def acted(done: Intervention) -> dict[str, np.ndarray]:
 
 
 def _by_rule(
-    portfolio: Portfolio, params: PortfolioParams, config: BacktestConfig, seed: int
+    portfolio: Portfolio, params: PortfolioParams, config: BacktestConfig, expectations: bool, seed: int
 ) -> dict[str, tuple[Record, Holdings]]:
     """What every benchmark does with the agents of a portfolio, leaves [R, ...]."""
     env = dataclasses.replace(portfolio.env, coordination="risk_parity")
     rules = allocators(params.reward_scale) | {HELD: equal_weight}
-    weights = jnp.stack([allocated(env, params, rule) for rule in rules.values()])
-    passive = jnp.array([name == HELD for name in rules])
+    asked = {name: allocated(env, params, rule) for name, rule in rules.items()}
+    if expectations:
+        asked |= expecting(portfolio, params, _keys(seed, config)[0])
+    weights = jnp.stack(list(asked.values()))
+    passive = jnp.array([name == HELD for name in asked])
     runs = jax.vmap(backtest_weights, in_axes=(None, 0, None, None, None))
     every = jax.vmap(runs, in_axes=(None, None, None, 0, 0))(env, _keys(seed, config), params, weights, passive)
-    return {name: jax.tree.map(lambda x, i=i: x[i], every) for i, name in enumerate(rules)}
+    return {name: jax.tree.map(lambda x, i=i: x[i], every) for i, name in enumerate(asked)}
 
 
 def _keys(seed: int, config: BacktestConfig) -> jax.Array:

@@ -134,6 +134,24 @@ def host_allocators(
     }
 
 
+def expecting_the_past(
+    past: np.ndarray, covariance: np.ndarray, base: np.ndarray, *, risk_aversion: float, uncertainty: float = 0.05
+) -> dict[str, np.ndarray]:
+    """What mean-variance and Black-Litterman around `base` ask for at each of N rebalances, float64[N, P] by name, who
+    expect of returns the mean of those before.
+
+    `past` float64[W + N, P] are returns per rebalance, W >= 2: rebalance i knows rows i to W + i - 1, its `covariance`
+    float64[N, P, P] and its `base` float64[N, P]. Raises InputError as `prospect` does.
+    """
+    window = len(past) - len(covariance)
+    asked: dict[str, list[np.ndarray]] = {"mean_variance": [], "black_litterman": []}
+    for i, (known_covariance, held) in enumerate(zip(covariance, base, strict=True)):
+        known = prospect(past[i : i + window], covariance=known_covariance, budget=held)
+        asked["mean_variance"].append(mean_variance(known, risk_aversion))
+        asked["black_litterman"].append(black_litterman(known, risk_aversion, uncertainty))
+    return {name: np.array(weights) for name, weights in asked.items()}
+
+
 def _compiled(allocate: Allocate, prospect: Prospect) -> np.ndarray:
     weights = allocate(jnp.asarray(prospect.covariance, jnp.float32), jnp.asarray(prospect.budget, jnp.float32))
     return np.asarray(weights, np.float64)

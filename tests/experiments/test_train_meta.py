@@ -21,6 +21,7 @@ from marljax.serving import TrainedPolicy
 from stages.agents import Trading
 from stages.allocation import benchmarks_stage, judgement_stage
 from stages.evaluation import BacktestConfig
+from stages.expectations import earned
 from stages.joint import META, PRODUCT
 from stages.market import Market
 from stages.meta import MetaConfig, Portfolio
@@ -56,7 +57,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_computed(wrong, sa
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """(benchmarks, risk parity as a mode, its params) over untrained agents on two products."""
+    """(benchmarks, risk parity as a mode, its params, its portfolio) over untrained agents on two products."""
     thin = random_market(n_products=2, n_steps=240)
     data = thin.replace(bid_size=thin.bid_size + 200, ask_size=thin.ask_size + 200)
     market = Market(data, rows(data), SPLIT, ("a", "b", "c", "d"), None, 5)
@@ -74,19 +75,20 @@ def judged(tmp_path_factory):
     agents = {PRODUCT: portfolio.policies, META: network.init(jax.random.key(0), observation_size(2))}
     cache = StageCache(tmp_path_factory.mktemp("judged"), context={"seed": 0}, log=lambda line: None)
     config = BacktestConfig(replications=2, resamples=100)
-    benchmarks = benchmarks_stage(cache, {}, portfolio, config, blocks_per_year=1000.0, seed=0)
+    benchmarks = benchmarks_stage(cache, {}, portfolio, config, expectations=True, blocks_per_year=1000.0, seed=0)
     mode = Allocated({}, portfolio, agents, network, {}, [])
     return (
         benchmarks.value,
         judgement_stage(cache, mode, benchmarks, config, blocks_per_year=1000.0, seed=0).value,
         portfolio.params("test"),
+        portfolio,
     )
 
 
 @pytest.mark.nightly
 def test_risk_parity_as_a_mode_is_the_benchmark_of_that_name(judged):
     """To the last position, under the same latencies; and the others are others."""
-    benchmarks, mode, _ = judged
+    benchmarks, mode, *_ = judged
     np.testing.assert_allclose(mode.arrays["returns"], benchmarks.arrays["returns.risk_parity"], atol=1e-7)
     for kind in ("differences", "differences_alone"):
         assert mode.metadata[kind]["risk_parity"]["interval"][1] == pytest.approx(0.0, abs=0.05), kind
@@ -98,6 +100,8 @@ def test_risk_parity_as_a_mode_is_the_benchmark_of_that_name(judged):
         "minimum_variance",
         "volatility_targeted_equal_weight",
         "equal_weight_held",
+        "mean_variance",
+        "black_litterman",
     }
     returns = [tuple(benchmarks.arrays[f"returns.{name}"].ravel()) for name in benchmarks.metadata["figures"]]
     # With two assets inverse volatility, risk parity and its hierarchical form are one.
@@ -105,8 +109,21 @@ def test_risk_parity_as_a_mode_is_the_benchmark_of_that_name(judged):
 
 
 @pytest.mark.nightly
+def test_agents_are_expected_to_earn_what_they_earned_on_the_capital_that_they_had(judged):
+    """At equal weights, by which the benchmark of that name is what they earned together."""
+    benchmarks, _, params, portfolio = judged
+    key = jax.random.split(jax.random.fold_in(jax.random.key(0), 3), 2)[0]
+    own = earned(portfolio.env, params, key)
+    assert own.shape == (12, 2)
+    assert (own != 0).any()
+    # 0.9 of equity, in halves; no rates, so that the portfolio earns what its agents do.
+    together = 0.9 * own.mean(axis=1)
+    np.testing.assert_allclose(together, benchmarks.arrays["returns.equal_weight"][0], atol=2e-6)
+
+
+@pytest.mark.nightly
 def test_what_is_drawn_and_told_is_what_happened(judged):
-    _, mode, params = judged
+    _, mode, params, _ = judged
     arrays, decisions = mode.arrays, mode.metadata["decisions"]
     n = len(np.asarray(params.blocks.start))
     assert len(decisions) == len(mode.metadata["told"]) == n == 12

@@ -10,6 +10,7 @@ from marljax.portfolio.allocators import allocators
 from marljax.portfolio.allocators_skfolio import (
     Prospect,
     black_litterman,
+    expecting_the_past,
     host_allocators,
     mean_variance,
     minimum_cvar,
@@ -197,3 +198,19 @@ def test_without_skfolio_the_error_names_the_extra(monkeypatch):
         with pytest.raises(InputError, match="extra `allocators`"):
             HOST[name](given)
     assert HOST["risk_parity"](given).sum() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_rebalance_expects_the_mean_of_the_window_before_it_and_nothing_later():
+    past, base = _scenarios(3, 24), np.array([0.5, 0.3, 0.2])
+    covariance = np.stack([np.cov(_scenarios(3, 50, seed=seed).T) for seed in range(4)])
+    asked = expecting_the_past(past, covariance, np.tile(base, (4, 1)), risk_aversion=5.0, uncertainty=0.1)
+    assert {name: x.shape for name, x in asked.items()} == {"mean_variance": (4, 3), "black_litterman": (4, 3)}
+    known = prospect(past[2:22], covariance=covariance[2], budget=base)
+    np.testing.assert_allclose(asked["mean_variance"][2], mean_variance(known, 5.0), atol=1e-9)
+    np.testing.assert_allclose(asked["black_litterman"][2], black_litterman(known, 5.0, 0.1), atol=1e-9)
+    later = past.copy()
+    later[22:] += 0.1 * np.array([1.0, -1.0, 0.0])
+    changed = expecting_the_past(later, covariance, np.tile(base, (4, 1)), risk_aversion=5.0, uncertainty=0.1)
+    for name, weights in asked.items():
+        np.testing.assert_array_equal(changed[name][:3], weights[:3])
+        assert np.abs(changed[name][3] - weights[3]).max() > 0.01
