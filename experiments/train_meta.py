@@ -14,7 +14,8 @@ mode's agents, the page tells what the mode is worth as a whole from what its al
 
 Writes into the run's folder, under allocation/: config.json, provenance.json, report.html, summary.json, and for every
 mode its curves, its policies, to be loaded by themselves, and decisions.jsonl, which tells of each rebalance what was
-observed, what the policy asked for, what the guardrails made of it and why. The last line on stdout is the summary.
+observed, what the policy asked for, what the guardrails made of it and why. With `--explain` one rebalance is told on
+stdout, and of these nothing is written. The last line on stdout is the summary.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from command import run
+from marljax.data.limits import require
 from marljax.data.schema import InputError
 from marljax.envs.portfolio import Coordination
 from marljax.runtime.artefacts import canonical_json, jsonable, write_atomic, write_json
@@ -45,10 +47,11 @@ class TrainMetaConfig(RunConfig):
     expectations: bool = False
     """Whether mean-variance and Black-Litterman are judged too; they need the extra `allocators`."""
     explain: int | None = None
-    """Print how this rebalance of the test was decided, counted from 0, in every mode [count]."""
+    """Print how this rebalance of the test was decided, counted from 0, in every mode, and write nothing [count]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self, "at least 0", lambda n: n >= 0, "explain")
         if len(set(self.modes)) < len(self.modes):
             raise InputError(f"modes names one of {' '.join(self.modes)} twice")
         for mode in self.modes:
@@ -69,9 +72,6 @@ def main(config: TrainMetaConfig) -> None:
     sources = [Path(__file__).parent]
     cache = StageCache(config.folder, context=context, sources=sources)
     read = books(config, cache)
-    write_json(out / "config.json", to_json(config))
-    origins = {"books": read.value.data.origin, "generated sessions": "synthetic"}
-    write_json(out / "provenance.json", provenance(seed=config.seed, files=read.value.files, origins=origins))
     trained = product_agents(config, cache, read)
     assert trained is not None, "all stages are wanted"
     yearly, times = blocks_per_year(config, trained.market), rebalance_times(config, trained.market)
@@ -88,6 +88,8 @@ def main(config: TrainMetaConfig) -> None:
         own = StageCache(out / mode, context=context, sources=sources)
         allocated = allocation(config.under(mode), trained, own, out / mode)
         judged[mode] = judgement_stage(own, allocated, benchmarks, config.backtest, **same)
+        if config.explain is not None:
+            continue
         decisions = [
             canonical_json({"rebalance": i, "session": int(session), "seconds": float(seconds), **told})
             for i, ((seconds, session), told) in enumerate(
@@ -96,11 +98,18 @@ def main(config: TrainMetaConfig) -> None:
         ]
         write_atomic(out / mode / "decisions.jsonl", "".join(f"{line}\n" for line in decisions).encode())
     result = summary(config, trained.market, judged, benchmarks)
-    write_json(out / "summary.json", result)
-    command = shlex.join(["python", *sys.argv])
-    write_atomic(out / "report.html", page(config, trained.market, judged, benchmarks, times, yearly, command).encode())
-    print_line(f"[report] {out / 'report.html'}")
-    if config.explain is not None:
+    if config.explain is None:
+        # Page, figures and logs in the folder are of one run, the last that ended.
+        for stale in set(out.glob("*/decisions.jsonl")) - {out / mode / "decisions.jsonl" for mode in judged}:
+            stale.unlink()
+        write_json(out / "config.json", to_json(config))
+        origins = {"books": read.value.data.origin, "generated sessions": "synthetic"}
+        write_json(out / "provenance.json", provenance(seed=config.seed, files=read.value.files, origins=origins))
+        write_json(out / "summary.json", result)
+        told = page(config, trained.market, judged, benchmarks, times, yearly, shlex.join(["python", *sys.argv]))
+        write_atomic(out / "report.html", told.encode())
+        print_line(f"[report] {out / 'report.html'}")
+    else:
         for mode, stage in judged.items():
             print(f"{mode}, rebalance {config.explain}\n{stage.value.metadata['told'][config.explain]}\n")
     print(json.dumps(jsonable(result), sort_keys=True, allow_nan=False))

@@ -42,8 +42,8 @@ def brake(drawdown: float, recovery: float | None = None, cooldown: int = 20) ->
             f"brake: recovery {recovery:g} and drawdown {drawdown:g} conflict: without a gap between them the brake "
             "would go on and off with every step"
         )
-    if cooldown < 1:
-        raise InputError(f"brake: cooldown must be at least one step, got {cooldown!r}")
+    if not (cooldown >= 1 and float(cooldown).is_integer()):
+        raise InputError(f"brake: cooldown must be at least one step, and whole, got {cooldown!r}")
     return Brake(drawdown=jnp.float32(drawdown), recovery=jnp.float32(recovery), cooldown=jnp.int32(cooldown))
 
 

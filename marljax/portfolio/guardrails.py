@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 _LARGEST_WEIGHT = 1e6
+_FAR = 16.0
+"""Times equity or leverage, beyond which a wish grows no stronger: further away float32 cannot tell the nearest."""
 _ROUNDING = 1e-6
 
 
@@ -64,8 +66,8 @@ def project(weights: jax.Array, limits: Limits, previous: jax.Array | None = Non
     `weights` float32[P] as asked for. `previous` float32[P] is what is held before the rebalance; without it turnover
     is not limited. Where `previous` itself stands outside the other limits, after drift or a cut, those come first:
     turnover may then reach what leads back inside, counted as `overdraft`. A weight that is no number counts as its
-    previous weight (zero without one). Limits hold within 1e-6 (times the limit, if above one) for weights of ordinary
-    size; allowed weights come back bit by bit.
+    previous weight (zero without one), one beyond 16 times equity or leverage as that much. Limits hold within 1e-6
+    (times the limit, if above one); allowed weights come back bit by bit.
     """
     chex.assert_equal_shape([weights, limits.max_weight])
     held = jnp.zeros_like(weights) if previous is None else jnp.where(jnp.isfinite(previous), previous, 0.0)
@@ -74,7 +76,8 @@ def project(weights: jax.Array, limits: Limits, previous: jax.Array | None = Non
     turnover = None if previous is None else limits.turnover
     if turnover is not None:
         turnover = jnp.maximum(turnover, least_turnover(held, limits))
-    allowed, binds = nearest_allowed(asked, limits, held, turnover)
+    far = _FAR * jnp.maximum(1.0, limits.leverage)
+    allowed, binds = nearest_allowed(jnp.clip(asked, -far, far), limits, held, turnover)
     cash_is_tighter = 1.0 - limits.cash_floor < limits.leverage
     moved = allowed - asked
     return allowed, Intervention(

@@ -52,11 +52,13 @@ def describe(
     products and classes (numbers without). On the host, for one rebalance: take it out of a batch first.
     """
     granted, previous = np.asarray(granted, np.float64), np.asarray(previous, np.float64)
+    previous = np.where(np.isfinite(previous), previous, 0.0)
     asked = granted - np.asarray(done.moved, np.float64)
     factor = float(done.volatility)
     if bool(done.brake):
         return [f"everything sold by brake: gross from {np.abs(asked).sum():.2f} to 0.00"]
-    projected = granted / factor if factor > 0 else np.zeros_like(granted)
+    # Where nothing is granted, what the projection left of the wish is not known any more.
+    projected = granted / factor if factor > 0 else asked
 
     def acted_on(flags: jax.Array) -> list[int]:
         return [int(i) for i in np.flatnonzero(flags)]

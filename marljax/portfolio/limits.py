@@ -93,8 +93,8 @@ def limits(
 
     Left out: `leverage` is what cash floor and caps allow, at most one, or long and short leverage where both are
     given; `cash_floor` is zero, or the loan that leverage above one needs; the others are not limited. Raises
-    InputError for a number that is not finite or out of range, and for a pair of which one can never be reached
-    because of the other; the message names both.
+    InputError for a number that is not finite or out of range, and where a sum can never be reached because of
+    caps, the floor or a smaller sum; the message names both.
     """
     if n_products < 1:
         raise InputError(f"limits: n_products must be at least 1, got {n_products}")

@@ -4,15 +4,20 @@ Risk budgeting asks that every product's share of the portfolio's variance be it
 computing risk parity weights") showed that the answer is the minimum of a convex function, x'Cx/2 - sum(b log x), so
 that it exists, is unique and is found by Newton's method. Here sweeps of cyclical coordinate descent (Griveau-Billion,
 Richard, Roncalli 2013) bring every coordinate to its scale and primal-dual Newton steps on y * z = b, Cy = z finish.
-The counts are fixed: a solve is one straight program, equal for all in a batch. Derivatives are those of the solution
-itself, by the implicit function theorem, at the price of one linear solve.
+Residuals in compensated arithmetic take
+out what float32 loses where assets are nearly alike. The counts are fixed: a solve is one straight program, equal for
+all in a batch. Derivatives are those of the solution itself, by the implicit function theorem, at the price of one
+linear solve.
 """
 
 import jax
 import jax.numpy as jnp
 
+from marljax.portfolio.compensated import matvec, quotient, two_product
+
 _SWEEPS = 8
 _NEWTON_STEPS = 12
+_REFINEMENTS = 2
 _TO_BOUNDARY = 0.9
 
 
@@ -21,20 +26,22 @@ def risk_parity(covariance: jax.Array, budget: jax.Array | None = None) -> jax.A
 
     `covariance` float32[P, P], symmetric positive definite, any unit. `budget` float32[P], >= 0 and not all zero, any
     scale; None is equal. A product with budget zero gets weight zero, as if it were not there. In float32 weights are
-    good to 1e-4 for correlations of condition number up to 1e6 and up to 500 products with budgets of one size; uneven
+    good to 1e-5 for correlations of condition number up to 1e6 and up to 500 products with budgets of one size; uneven
     budgets (1:1000) ask for a condition number below 1e4. `risk_contributions` tells how close they came.
     """
     budget, active, volatility, correlation = standardise(covariance, budget)
     identity = jnp.eye(budget.shape[0], dtype=covariance.dtype)
     # A product without budget becomes an independent one beside the others, which keeps every division finite.
-    correlation = jnp.where(active[:, None] & active, correlation, identity)
+    both = active[:, None] & active
+    correlation = jnp.where(both, correlation, identity)
+    rounding = jnp.where(both, _rounding(covariance, volatility, correlation), 0.0)
     budget = jnp.where(active, budget, 1.0)
 
     def optimality(exposure: jax.Array) -> jax.Array:
         return correlation @ exposure - budget / exposure
 
     def solve(_, exposure: jax.Array) -> jax.Array:
-        return _solve(correlation, budget, exposure)
+        return _solve(correlation, rounding, budget, exposure)
 
     def tangent(linear, vector: jax.Array) -> jax.Array:
         factor = jnp.linalg.cholesky(jax.vmap(linear)(identity))
@@ -95,8 +102,15 @@ def normalise(weights: jax.Array, active: jax.Array) -> jax.Array:
     return weights / jnp.where(jnp.isfinite(total), total, jnp.nan)
 
 
-def _solve(correlation: jax.Array, budget: jax.Array, exposure: jax.Array) -> jax.Array:
-    """The y > 0 with y * Cy = b, from any y > 0."""
+def _rounding(covariance: jax.Array, volatility: jax.Array, correlation: jax.Array) -> jax.Array:
+    """float32[P, P] what correlations lost when they were rounded."""
+    scale, scale_error = two_product(volatility[:, None], volatility)
+    whole, error = two_product(correlation, scale)
+    return ((covariance - whole) - error - correlation * scale_error) / scale
+
+
+def _solve(correlation: jax.Array, rounding: jax.Array, budget: jax.Array, exposure: jax.Array) -> jax.Array:
+    """The y > 0 with y * Cy = b, from any y > 0; `rounding` is what the correlation C lacks."""
     n_products = budget.shape[0]
     identity = jnp.eye(n_products, dtype=correlation.dtype)
 
@@ -122,4 +136,15 @@ def _solve(correlation: jax.Array, budget: jax.Array, exposure: jax.Array) -> ja
 
     exposure, _ = jax.lax.scan(sweep, exposure, length=_SWEEPS)
     (exposure, _), _ = jax.lax.scan(newton, (exposure, budget / exposure), length=_NEWTON_STEPS)
-    return exposure
+
+    # Where correlations are nearly singular, the residual's rounding is all the error there is.
+    scale = exposure / jnp.sqrt(budget)
+    factor = jnp.linalg.cholesky(scale[:, None] * correlation * scale + identity)
+
+    def refine(y: jax.Array, _) -> tuple[jax.Array, None]:
+        (wanted, wanted_lost), (had, had_lost) = quotient(budget, y), matvec(correlation, y)
+        residual = (wanted - had) + (wanted_lost - had_lost - rounding @ y)
+        step = scale * jax.scipy.linalg.cho_solve((factor, True), scale * residual)
+        return jnp.maximum(y + step, 0.5 * y), None
+
+    return jax.lax.scan(refine, exposure, length=_REFINEMENTS)[0]

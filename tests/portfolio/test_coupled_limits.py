@@ -230,3 +230,26 @@ def test_one_trace_serves_all_coupled_limits_and_batches():
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *both)
     weights, _ = jax.vmap(rails.project, (None, 0))(jnp.array([0.9, 0.9, 0.0, 0.0]), stacked)
     np.testing.assert_allclose(weights[:, :2].sum(1), [0.4, 0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e3, 1e5])
+@pytest.mark.parametrize("trades", [False, True])
+def test_limits_hold_however_much_is_asked_for(scale, trades):
+    """A network that has exploded is still a number, and no guardrail gives way to it."""
+    for seed in range(40):
+        asked, held, limits = _problem(seed, signed=seed % 2 == 0, rounded=False)
+        inside, _ = _project(jnp.asarray(held), limits, None)
+        granted, done = _project(jnp.asarray(scale * asked), limits, inside if trades else None)
+        w, held = np.asarray(granted, np.float64), np.asarray(inside, np.float64)
+        gross = float(limits.gross)
+        sums = [
+            np.max(w - limits.max_weight),
+            np.max(-w - limits.max_short),
+            np.abs(w).sum() - gross,
+            np.maximum(w, 0).sum() - float(limits.long_leverage),
+            np.maximum(-w, 0).sum() - float(limits.short_leverage),
+            np.max(np.bincount(limits.classes, np.abs(w), minlength=_N_CLASSES) - np.asarray(limits.class_cap)),
+            np.abs(w - held).sum() - float(limits.turnover) if trades else 0.0,
+        ]
+        assert max(sums) < 1e-6 * max(1.0, gross) + 1e-7, (seed, sums)
+        np.testing.assert_allclose(done.moved, w - scale * asked, rtol=1e-5)

@@ -150,3 +150,14 @@ def test_an_intervention_reads_as_words_that_name_the_limit_and_both_ends_of_the
     assert rails.describe(done, granted, np.array(held), _FREE, names) == [
         "everything sold by brake: gross from 0.70 to 0.00"
     ]
+
+
+def test_unknown_risk_and_unknown_holdings_are_told_in_numbers():
+    guardrails = rails.guardrails(rails.limits(3, turnover=0.3), volatility_target=0.05)
+    unknown = jnp.full((3, 3), jnp.nan)
+    held = jnp.array([jnp.nan, 0.0, 0.0])
+    _, granted, done = rails.guard(guardrails, rails.released(1.0), jnp.full(3, 0.3), held, unknown, jnp.float32(1.0))
+    assert granted.tolist() == [0.0, 0.0, 0.0]
+    words = rails.describe(done, np.asarray(granted), np.asarray(held), guardrails.limits, ("a", "b", "c"))
+    assert words[-1] == "gross from 0.90 to 0.00 by volatility_target"
+    assert not any("nan" in phrase for phrase in words)

@@ -264,6 +264,8 @@ def test_brake_stays_on_while_equity_is_gone(ruin):
         {"drawdown": 0.1, "recovery": 0.1},
         {"drawdown": 0.1, "recovery": np.nan},
         {"drawdown": 0.1, "cooldown": 0},
+        {"drawdown": 0.1, "cooldown": 1.9},
+        {"drawdown": 0.1, "cooldown": np.nan},
     ],
 )
 def test_brakes_that_make_no_sense_are_refused(arguments):

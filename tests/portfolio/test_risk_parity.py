@@ -57,7 +57,7 @@ def test_equals_the_oracle_for_random_covariances_up_to_condition_1e6(seed, n, c
     budget = np.exp(0.5 * rng.normal(size=n)).astype(np.float32)
     weights = _solve(covariance, budget)
     expected = reference.risk_parity(covariance.astype(np.float64), budget.astype(np.float64))
-    np.testing.assert_allclose(weights, expected, atol=1e-4)
+    np.testing.assert_allclose(weights, expected, atol=1e-5)
     assert float(weights.sum()) == pytest.approx(1.0, abs=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_equals_the_oracle_for_many_products(n, condition):
     covariance = (reference.random_correlation(rng, n, condition) * np.outer(volatility, volatility)).astype(np.float32)
     budget = np.ones(n, np.float32)
     expected = reference.risk_parity(covariance.astype(np.float64), budget.astype(np.float64))
-    np.testing.assert_allclose(_solve(covariance, budget), expected, atol=1e-4)
+    np.testing.assert_allclose(_solve(covariance, budget), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
