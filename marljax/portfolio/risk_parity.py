@@ -3,11 +3,10 @@
 Risk budgeting asks that every product's share of the portfolio's variance be its budget. Spinu (2013, "An algorithm for
 computing risk parity weights") showed that the answer is the minimum of a convex function, x'Cx/2 - sum(b log x), so
 that it exists, is unique and is found by Newton's method. Here sweeps of cyclical coordinate descent (Griveau-Billion,
-Richard, Roncalli 2013) bring every coordinate to its scale and primal-dual Newton steps on y * z = b, Cy = z finish.
-Residuals in compensated arithmetic take
-out what float32 loses where assets are nearly alike. The counts are fixed: a solve is one straight program, equal for
-all in a batch. Derivatives are those of the solution itself, by the implicit function theorem, at the price of one
-linear solve.
+Richard, Roncalli 2013) bring every coordinate to its scale and primal-dual Newton steps on y * z = b, Cy = z finish;
+residuals in compensated arithmetic then take out what float32 loses where assets are nearly alike. The counts are
+fixed: a solve is one straight program, equal for all in a batch. Derivatives are those of the solution itself, by the
+implicit function theorem, at the price of one linear solve.
 """
 
 import jax
