@@ -263,6 +263,7 @@ def entropy_after(chunks, **settings):
     return float(metrics["entropy"])
 
 
+@pytest.mark.nightly
 def test_the_entropy_bonus_decays_linearly_to_zero():
     """At once with a decay of one: after the first chunk nothing but reward is learned."""
     none, decayed, kept = (

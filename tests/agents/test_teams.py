@@ -79,6 +79,7 @@ def test_memory_does_not_grow_with_training(network):
     assert held[1] == held[2] == held[3]
 
 
+@pytest.mark.nightly
 def test_only_a_memory_solves_what_was_shown_before():
     settings = {"n_steps": 12, "discount": 1.0, "n_minibatches": 4}
     without = returns("recall", 60, **settings)["episode_return"][-1]
@@ -120,6 +121,7 @@ class Ranking(Task):
         return obs, (obs, elapsed + 1), reward, jnp.bool(False), elapsed + 1 >= self.episode_steps, {}
 
 
+@pytest.mark.nightly
 def test_attention_decides_on_each_product_having_seen_all():
     settings = {"network": "attention", "hidden": (16,), "tokens": 4, "heads": 2}
     learner = PPO(Ranking(), PPOConfig(**(QUICK | settings)))

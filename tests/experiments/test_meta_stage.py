@@ -39,6 +39,7 @@ def portfolio() -> Portfolio:
     )
 
 
+@pytest.mark.nightly
 def test_the_price_of_drawdown_is_learned_at_the_rates_of_the_config(portfolio, tmp_path):
     """And in units of it that are the same for a calm portfolio and a wild one."""
     drawdown = DrawdownConfig(limit=1e-4, rate=0.01, proportional=0.05)

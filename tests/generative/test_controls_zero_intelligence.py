@@ -124,6 +124,7 @@ def test_sessions_begin_at_prices_that_were_seen_and_products_go_their_own_ways(
     assert not np.array_equal(books.bid_size[:3000], books.bid_size[3000:6000])
 
 
+@pytest.mark.nightly
 def test_the_same_seed_draws_the_same_books_and_another_does_not(training, books):
     again, other = (
         zero_intelligence_books(training, n_sessions=3, n_steps=3000, seed=seed, warm_up=60.0) for seed in (0, 1)

@@ -201,6 +201,7 @@ def test_derived_features_are_those_of_the_books_that_the_channels_decode_to():
         assert np.mean(difference > 0.5) < 0.05, name
 
 
+@pytest.mark.nightly
 def test_gradients_reach_every_kind_of_channel_through_the_derived_features():
     data = toy_market(0, n_levels=2)
     representation = fit(data)

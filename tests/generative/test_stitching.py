@@ -91,6 +91,7 @@ def test_a_volatile_start_makes_larger_moves():
     assert high > 1.5 * low
 
 
+@pytest.mark.nightly
 def test_volatility_after_each_regime_is_that_of_real_rows():
     """Monotone in the regime and within 15 % of what real rows of that regime show over the next eight steps."""
     data = toy_market(0, n_steps=24_000, n_levels=1, n_sessions=4, clustering=0.97)

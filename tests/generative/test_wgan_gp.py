@@ -67,6 +67,7 @@ def test_gradient_penalty_is_zero_for_a_critic_of_slope_one():
     assert gradient_penalty(lambda i, x: x @ direction, real, fake, jnp.linspace(0, 1, 5)) < 1e-10
 
 
+@pytest.mark.nightly
 def test_one_seed_gives_one_training_and_another_seed_another():
     one, two, other = (update(fresh(seed=s), small()[1]) for s in (0, 0, 1))
     chex.assert_trees_all_equal(host(one[0]), host(two[0]))
