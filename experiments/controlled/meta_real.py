@@ -58,7 +58,7 @@ PPO_OF_FUTURES = dataclasses.replace(PLAIN, n_steps=32)
 class RealConfig(ProofConfig):
     """How the meta-controller learns, and on what."""
 
-    seeds: int = 5
+    seeds: int = 10
     """Agents trained side by side on every fold, from different seeds [count]."""
     chunks: int = 60
     """Updates of the learner on every fold [count]."""
