@@ -9,8 +9,8 @@ Product agents are those of the main job: the stages up to them are taken from t
 `pipeline.py` with the same settings has left them, or computed. Every mode then allocates capital among them on the
 held-out rows, net of all costs, and so do equal weight, inverse volatility, risk parity, hierarchical risk parity,
 minimum variance and equal weight with a volatility target, under the same guardrails, and with `--expectations`
-mean-variance and Black-Litterman. Where joint tuning has changed a
-mode's agents, the page tells what the mode is worth as a whole from what its allocation is worth alone.
+mean-variance and Black-Litterman. Where joint tuning has changed a mode's agents, the page tells what the mode is worth
+as a whole from what its allocation is worth alone.
 
 Writes into the run's folder, under allocation/: config.json, provenance.json, report.html, summary.json, and for every
 mode its curves, its policies, to be loaded by themselves, and decisions.jsonl, which tells of each rebalance what was
@@ -47,7 +47,8 @@ class TrainMetaConfig(RunConfig):
     expectations: bool = False
     """Whether mean-variance and Black-Litterman are judged too; they need the extra `allocators`."""
     explain: int | None = None
-    """Print how this rebalance of the test was decided, counted from 0, in every mode, and write nothing [count]."""
+    """Print how this rebalance of the test was decided, counted from 0, in every mode, and leave page and logs as they
+    are [count]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,26 +89,26 @@ def main(config: TrainMetaConfig) -> None:
         own = StageCache(out / mode, context=context, sources=sources)
         allocated = allocation(config.under(mode), trained, own, out / mode)
         judged[mode] = judgement_stage(own, allocated, benchmarks, config.backtest, **same)
-        if config.explain is not None:
-            continue
-        decisions = [
-            canonical_json({"rebalance": i, "session": int(session), "seconds": float(seconds), **told})
-            for i, ((seconds, session), told) in enumerate(
-                zip(times[:-1], judged[mode].value.metadata["decisions"], strict=True)
-            )
-        ]
-        write_atomic(out / mode / "decisions.jsonl", "".join(f"{line}\n" for line in decisions).encode())
     result = summary(config, trained.market, judged, benchmarks)
     if config.explain is None:
         # Page, figures and logs in the folder are of one run, the last that ended.
-        for stale in set(out.glob("*/decisions.jsonl")) - {out / mode / "decisions.jsonl" for mode in judged}:
+        logs = {out / mode / "decisions.jsonl": stage.value.metadata["decisions"] for mode, stage in judged.items()}
+        for stale in set(out.glob("*/decisions.jsonl")) - logs.keys():
             stale.unlink()
+        for log, decisions in logs.items():
+            rows = enumerate(zip(times[:-1], decisions, strict=True))
+            lines = [
+                canonical_json({"rebalance": i, "session": int(session), "seconds": float(seconds), **told})
+                for i, ((seconds, session), told) in rows
+            ]
+            write_atomic(log, "".join(f"{line}\n" for line in lines).encode())
         write_json(out / "config.json", to_json(config))
         origins = {"books": read.value.data.origin, "generated sessions": "synthetic"}
         write_json(out / "provenance.json", provenance(seed=config.seed, files=read.value.files, origins=origins))
         write_json(out / "summary.json", result)
-        told = page(config, trained.market, judged, benchmarks, times, yearly, shlex.join(["python", *sys.argv]))
-        write_atomic(out / "report.html", told.encode())
+        command = shlex.join(["python", *sys.argv])
+        html = page(config, trained.market, judged, benchmarks, times, yearly, command)
+        write_atomic(out / "report.html", html.encode())
         print_line(f"[report] {out / 'report.html'}")
     else:
         for mode, stage in judged.items():

@@ -13,8 +13,8 @@ from marljax.runtime.devices import enable_compilation_cache
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
-# Most of the tests' time is compiling, a third of it in LLVM's optimiser, and what is computed is the same without;
-# `make nightly` tests the programs that users run. XLA reads it when its first program is compiled.
+# Most of the tests' time is compiling, a third of it in LLVM's optimiser, and without it numbers differ by no more than
+# rounding; `make nightly` tests the programs that users run. XLA reads it when its first program is compiled.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 enable_compilation_cache()
 

@@ -19,6 +19,7 @@ of coordination that do without a policy.
 import dataclasses
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,6 @@ from marljax.evaluation.figure_style import styled
 from marljax.evaluation.seeds import seed_interval
 from marljax.portfolio.brake import brake
 from marljax.portfolio.guardrails import guardrails, limits
-from marljax.portfolio.meta_controller import PORTFOLIO_FEATURES
 
 TASK, TARGET = "meta_ablations", 0.0
 WHOLE = "whole"
@@ -52,15 +52,12 @@ REBALANCES_A_YEAR = 13
 
 def variants() -> dict[str, ReturnStreamsParams]:
     """The whole, and without one of its parts each: one program, other numbers."""
-    whole = meta_regimes.market()
-    n_agents, gross = whole.typical_volatility.shape[0], float(whole.gross)
-    whole = dataclasses.replace(
-        whole,
-        rails=guardrails(
-            limits(n_agents, leverage=gross, max_weight=0.6, turnover=0.75),
-            volatility_target=0.15 / REBALANCES_A_YEAR**0.5,
-            brake=brake(0.15, cooldown=6),
-        ),
+    free = meta_regimes.market()
+    n_agents, gross = free.typical_volatility.shape[0], float(free.gross)
+    rails = guardrails(
+        limits(n_agents, leverage=gross, max_weight=0.6, turnover=0.75),
+        volatility_target=0.15 / REBALANCES_A_YEAR**0.5,
+        brake=brake(0.15, cooldown=6),
     )
     # Out of reach: nobody turns over more than all he may hold, is that volatile, or loses everything.
     unguarded = guardrails(
@@ -68,13 +65,12 @@ def variants() -> dict[str, ReturnStreamsParams]:
         volatility_target=1e3,
         brake=brake(1.0, cooldown=6),
     )
-    hidden = [name not in ("correlation", "correlation_change") for name in PORTFOLIO_FEATURES]
-    blind = dataclasses.replace(whole, shrinkage=jnp.float32(1.0), seen=jnp.asarray(hidden, jnp.float32))
+    market = partial(meta_regimes.market, rails=rails)
     return {
-        WHOLE: whole,
-        "without_correlation": blind,
-        "without_guardrails": dataclasses.replace(whole, rails=unguarded),
-        "without_base": dataclasses.replace(whole, balanced=jnp.float32(0.0)),
+        WHOLE: market(),
+        "without_correlation": market(shrinkage=1.0, unseen=("correlation", "correlation_change")),
+        "without_guardrails": market(rails=unguarded),
+        "without_base": market(balanced=0.0),
     }
 
 

@@ -45,6 +45,7 @@ from stream_accounts import Account, follow, hold
 from marljax.agents.ppo import PPO
 from marljax.agents.ppo_config import PPOConfig
 from marljax.data.limits import require_counts
+from marljax.envs.controlled.return_streams import ReturnStreamsParams
 from marljax.evaluation.metrics import cagr, max_drawdown, volatility
 from marljax.evaluation.statistics import deflated_sharpe_ratio, difference, metric_intervals
 
@@ -76,25 +77,25 @@ class RealConfig(ProofConfig):
         require_counts(self, "resamples")
 
 
-def learn(part: Study, config: RealConfig, folder: Path) -> tuple[PPO, Any]:
-    """The learner, and what it learned, leaves [seeds, folds, ...]."""
+def learn(worlds: ReturnStreamsParams, config: RealConfig, folder: Path) -> tuple[PPO, Any]:
+    """The learner, and what it learned in `worlds`, leaves [folds, ...], as leaves [seeds, folds, ...]."""
     learner = PPO(WORLD, dataclasses.replace(config.ppo, learning_rate_decay=1.0 / config.chunks))
-    runners = train_seeds(
-        f"{TASK}_{config.part}", learner, training_worlds(part), config, folder, swept=True, show=("reward",)
-    )
+    runners = train_seeds(f"{TASK}_{config.part}", learner, worlds, config, folder, swept=True, show=("reward",))
     return learner, learner.policy_params(runners)
 
 
-def accounts(part: Study, learner: PPO, params: Any) -> tuple[dict[str, Account], Account]:
-    """What every strategy did over the judged weeks, leaves [1, N, ...], of the meta-controller [seeds, N, ...].
+def accounts(
+    part: Study, learner: PPO, params: Any, typical_volatility: jax.Array
+) -> tuple[dict[str, Account], Account]:
+    """What every strategy did over the judged weeks, leaves [1, N, ...], of the meta-controller [seeds, N, ...], whose
+    observations are in units of `typical_volatility` float32[folds, A].
 
     The second is the meta-controller's tilts at an exposure of one, which tells them apart from its exposure.
     """
     env, world = judged_world(part, WORLD)
     asked = asked_by_others(part, env, world)
     policy = learner.policy(world)
-    typical = training_worlds(part).typical_volatility
-    own = jax.jit(lambda params: follow(env, world, policy, params, fold_at(part), typical))(params)
+    own = jax.jit(lambda params: follow(env, world, policy, params, fold_at(part), typical_volatility))(params)
     tilted = np.asarray(own.granted, np.float64)
     tilted /= np.maximum(tilted.sum(-1, keepdims=True), 1e-9)
     table = jnp.asarray(np.concatenate([np.stack(list(asked.values())), tilted]), jnp.float32)
@@ -161,8 +162,9 @@ def judge(all_accounts: Mapping[str, Account], part: Study, config: RealConfig) 
 def main(config: RealConfig, folder: Path) -> tuple[Verdict, Mapping[str, Any]]:
     """Walk, judge, draw."""
     part = study(config.data, config.part)
-    learner, params = learn(part, config, folder)
-    all_accounts, tilts = accounts(part, learner, params)
+    worlds = training_worlds(part)
+    learner, params = learn(worlds, config, folder)
+    all_accounts, tilts = accounts(part, learner, params, worlds.typical_volatility)
     verdict, more = judge(all_accounts, part, config)
     reference = {name: all_accounts[name] for name in REFERENCES}
     more["tilts_alone"] = judge({META: tilts} | reference, part, config)[1]["strategies"][META]

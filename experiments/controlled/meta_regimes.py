@@ -47,8 +47,8 @@ def correlation(within: float, across: float) -> np.ndarray:
     return matrix
 
 
-def market() -> ReturnStreamsParams:
-    """The world; its numbers are per week."""
+def market(**numbers: Any) -> ReturnStreamsParams:
+    """The world; its numbers are per week. `numbers` are of `return_streams_params`, beside those of this market."""
     earn, idle, lose = 0.00425, 0.0005, -0.005
     calm, wild = 0.0139, 0.028
     pairs = correlation(0.4, -0.1)
@@ -74,6 +74,7 @@ def market() -> ReturnStreamsParams:
         record_decay=0.8,
         reward_scale=0.03,
         risk_aversion=0.5,
+        **numbers,
     )
 
 

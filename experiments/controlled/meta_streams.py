@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from plain_learner import PLAIN
 from proof import ProofConfig
 
 from marljax.agents.ppo import PPO
@@ -22,24 +23,16 @@ JUDGED = 2
 """Folded into the seed: for the episodes that judge."""
 
 
-LEARNER = PPOConfig(
+LEARNER = dataclasses.replace(
+    PLAIN,
     n_envs=24,
-    n_steps=64,
     n_epochs=4,
-    hidden=(16, 16),
-    over_agents=("agent",),
     exposure=0.8,
     # What markets did meanwhile is most of what a rebalance earns, whatever was allocated.
     baseline="greedy",
-    # What is allocated has no effect beyond the next rebalance but for what trading costs.
-    discount=0.2,
-    gae_lambda=0.0,
-    learning_rate=5e-3,
     # Many small lessons from few returns: how far a policy moves in each is what bounds it.
     ratio_clip=0.5,
     max_grad_norm=5.0,
-    entropy_coefficient=0.0,
-    value_clip=10.0,
 )
 """Of all three proofs: one policy for every agent, whoever it is, which begins at risk parity. Chosen on meta_regimes
 from seed 100 on; no judged seed was looked at."""

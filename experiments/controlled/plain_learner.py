@@ -1,6 +1,6 @@
 """The learner of the studies on recorded futures and of the ablations: PPO over agents with the critic's baseline.
 
-It is what the proofs learned with before their advantage was that over a greedy step (`meta_streams.LEARNER`).
+The proofs learn as it does but for what `meta_streams.LEARNER` changes, an advantage over a greedy step above all.
 """
 
 from marljax.agents.ppo_config import PPOConfig

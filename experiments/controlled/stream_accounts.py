@@ -38,7 +38,8 @@ def _account(info: dict[str, Any]) -> Account:
     return Account(info["granted"], info["log_growth"], info["turnover"], info["intervention"])
 
 
-def _seen(state: ReturnStreamsState) -> Seen:
+def seen(state: ReturnStreamsState) -> Seen:
+    """What is known at one rebalance, without the axis of rebalances."""
     return Seen(state.covariance, state.market.base, state.record.mean, state.record.last)
 
 
@@ -51,12 +52,12 @@ def hold(env: ReturnStreams, world: ReturnStreamsParams, asked: jax.Array) -> tu
 
         def step(state: ReturnStreamsState, asked: jax.Array) -> tuple[ReturnStreamsState, tuple[Account, Seen]]:
             _, after, _, _, _, info = env.rebalance(key, state, asked, world)
-            return after, (_account(info), _seen(state))
+            return after, (_account(info), seen(state))
 
         return jax.lax.scan(step, env.reset_env(key, world)[1], asked)[1]
 
-    account, seen = jax.vmap(play)(asked)
-    return account, jax.tree.map(lambda x: x[0], seen)
+    account, known = jax.vmap(play)(asked)
+    return account, jax.tree.map(lambda x: x[0], known)
 
 
 def follow(

@@ -4,6 +4,8 @@ All are shown what the meta-controller's base is made from, the same covariance 
 an expected return take the mean of the last two years, and the weight of risk that the meta-controller is rewarded by.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from stream_accounts import Seen
 
 from marljax.portfolio.allocators import allocators
 from marljax.portfolio.allocators_skfolio import expecting_the_past
-from marljax.portfolio.bidding import AuctionConfig, claims, offer
+from marljax.portfolio.bidding import AuctionConfig, AuctionRules, claims, offer
 from marljax.portfolio.calibration import Calibration
 from marljax.portfolio.guardrails import Guardrails
 
@@ -38,17 +40,32 @@ def on_host(seen: Seen, past: np.ndarray, risk_aversion: float) -> dict[str, np.
     )
 
 
-def by_auction(seen: Seen, rails: Guardrails, risk_aversion: float, config: AuctionConfig) -> np.ndarray:
-    """What the agents' bids come to, float64[N, A]. A stream is watched whether it has capital or not."""
-    rules = config.rules(risk_aversion)
-    n_agents = seen.mean.shape[1]
+class Bidders(NamedTuple):
+    """What is remembered of A agents who bid."""
 
-    def step(carry: tuple[Calibration, jax.Array, jax.Array], seen: Seen) -> tuple[tuple, jax.Array]:
-        calibration, claimed, volatility = carry
-        calibration = calibration.update(claimed, seen.last, volatility, jnp.ones(n_agents, bool), rules.decay)
+    calibration: Calibration
+    claimed: jax.Array  # float32[A] of the last rebalance
+    volatility: jax.Array  # float32[A] known at it
+
+    @classmethod
+    def start(cls, n_agents: int) -> "Bidders":
+        return cls(Calibration.start(n_agents), jnp.zeros(n_agents), jnp.ones(n_agents))
+
+    def bid(self, seen: Seen, rules: AuctionRules, rails: Guardrails) -> tuple["Bidders", jax.Array]:
+        """The same one rebalance later, and what the bids come to, float32[A]; `seen` is of this rebalance. A stream is
+        watched whether it has capital or not."""
+        everybody = jnp.ones(self.claimed.shape, bool)
+        calibration = self.calibration.update(self.claimed, seen.last, self.volatility, everybody, rules.decay)
         weights, _ = offer(seen.mean, seen.covariance, calibration, rules, rails)
         volatility = jnp.sqrt(jnp.diagonal(seen.covariance))
-        return (calibration, claims(seen.mean, volatility, rules), volatility), weights
+        return Bidders(calibration, claims(seen.mean, volatility, rules), volatility), weights
 
-    start = Calibration.start(n_agents), jnp.zeros(n_agents), jnp.ones(n_agents)
+
+def by_auction(seen: Seen, rails: Guardrails, risk_aversion: float, config: AuctionConfig) -> np.ndarray:
+    """What the agents' bids come to, float64[N, A]."""
+    rules, start = config.rules(risk_aversion), Bidders.start(seen.mean.shape[1])
+
+    def step(bidders: Bidders, seen: Seen) -> tuple[Bidders, jax.Array]:
+        return bidders.bid(seen, rules, rails)
+
     return np.asarray(jax.jit(lambda seen: jax.lax.scan(step, start, seen)[1])(seen), np.float64)

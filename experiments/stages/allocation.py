@@ -25,13 +25,11 @@ from marljax.evaluation.backtest import (
     costs_by_item,
 )
 from marljax.evaluation.decision_log import decision_at, entry, tell
-from marljax.evaluation.metrics import performance
-from marljax.evaluation.statistics import difference, metric_intervals
 from marljax.portfolio.allocators import allocators, equal_weight
 from marljax.portfolio.interventions import Intervention
 from marljax.portfolio.risk_parity import risk_contributions
 from marljax.runtime.stages import Artefact, Stage, StageCache
-from stages.evaluation import BacktestConfig
+from stages.evaluation import BacktestConfig, compare, latencies, measure
 from stages.expectations import expecting
 from stages.joint import META
 from stages.meta import Portfolio
@@ -98,7 +96,7 @@ def judgement_stage(
         params, env = portfolio.params("test"), portfolio.env
         runs = jax.vmap(backtest, in_axes=(None, None, 0, None, None, None))
         strategy = STRATEGIES["meta_controller"]
-        records, holdings = runs(env, mode.network, _keys(seed, config), params, mode.agents[META], strategy)
+        records, holdings = runs(env, mode.network, latencies(config, seed), params, mode.agents[META], strategy)
         first = jax.tree.map(lambda x: np.asarray(x[0]), records)
         product = np.asarray(params.world.product)
         covariance = params.market.covariance[:, product][:, :, product]
@@ -115,10 +113,12 @@ def judgement_stage(
         classes = sorted({p.asset_class for p in portfolio.market.data.products})
         decisions = [decision_at(first.decision, i) for i in range(len(first.equity))]
         limits = params.rails.limits
-        expectations = "mean_variance" in benchmarks.value.metadata["figures"]
         whole = {name: benchmarks.value.arrays[f"returns.{name}"] for name in benchmarks.value.metadata["figures"]}
-        by_rule = _by_rule(portfolio, params, config, expectations, seed)
-        alone = {name: run[0].returns for name, run in by_rule.items()}
+        alone = whole
+        if mode.tuned:
+            expectations = "mean_variance" in whole
+            by_rule = _by_rule(portfolio, params, config, expectations, seed)
+            alone = {name: run[0].returns for name, run in by_rule.items()}
         return Artefact(
             arrays,
             {
@@ -166,16 +166,12 @@ def _by_rule(
     rules = allocators(params.reward_scale) | {HELD: equal_weight}
     asked = {name: allocated(env, params, rule) for name, rule in rules.items()}
     if expectations:
-        asked |= expecting(portfolio, params, _keys(seed, config)[0])
+        asked |= expecting(portfolio, params, latencies(config, seed)[0])
     weights = jnp.stack(list(asked.values()))
     passive = jnp.array([name == HELD for name in asked])
     runs = jax.vmap(backtest_weights, in_axes=(None, 0, None, None, None))
-    every = jax.vmap(runs, in_axes=(None, None, None, 0, 0))(env, _keys(seed, config), params, weights, passive)
+    every = jax.vmap(runs, in_axes=(None, None, None, 0, 0))(env, latencies(config, seed), params, weights, passive)
     return {name: jax.tree.map(lambda x, i=i: x[i], every) for i, name in enumerate(asked)}
-
-
-def _keys(seed: int, config: BacktestConfig) -> jax.Array:
-    return jax.random.split(jax.random.fold_in(jax.random.key(seed), 3), config.replications)
 
 
 def _series(name: str, records: Record, params: PortfolioParams) -> dict[str, np.ndarray]:
@@ -194,19 +190,10 @@ def _figures(
     seed: int,
 ) -> dict[str, Any]:
     """Means over runs, leaves [R, ...]: metrics with intervals, and what was paid by item."""
-    metrics = jax.vmap(performance, in_axes=(0, None, 0))(records.returns, blocks_per_year, records.turnover)
     items = costs_by_item(holdings, params.world.costs.tick_value)
     del items["gross"], items["net"]
-    return {
-        "metrics": {name: float(jnp.mean(values)) for name, values in metrics.items()},
-        "intervals": metric_intervals(
-            jax.random.fold_in(jax.random.key(seed), 4),
-            records.returns,
-            blocks_per_year,
-            confidence=config.confidence,
-            n_resamples=config.resamples,
-        ),
-        "costs": {item: float(amount.mean(axis=0).sum()) for item, amount in items.items()},
+    return measure(records.returns, records.turnover, config, blocks_per_year, seed) | {
+        "costs": {item: float(amount.mean(axis=0).sum()) for item, amount in items.items()}
     }
 
 
@@ -214,13 +201,5 @@ def _differences(
     returns: jax.Array, benchmarks: Mapping[str, Any], config: BacktestConfig, blocks_per_year: float, seed: int
 ) -> dict[str, Any]:
     return {
-        name: difference(
-            jax.random.fold_in(jax.random.key(seed), 4),
-            returns,
-            jnp.asarray(other),
-            blocks_per_year,
-            confidence=config.confidence,
-            n_resamples=config.resamples,
-        )
-        for name, other in benchmarks.items()
+        name: compare(returns, jnp.asarray(other), config, blocks_per_year, seed) for name, other in benchmarks.items()
     }

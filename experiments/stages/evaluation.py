@@ -39,6 +39,46 @@ class BacktestConfig:
             raise InputError("backtest.trading_days must be positive")
 
 
+def latencies(config: BacktestConfig, seed: int) -> jax.Array:
+    """A key for every replication; equal for all that are compared."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), 3), config.replications)
+
+
+def measure(
+    returns: jax.Array, turnover: jax.Array, config: BacktestConfig, blocks_per_year: float, seed: int
+) -> dict[str, Any]:
+    """Metrics of float32[R, N] each, means over R replications, and their intervals."""
+    metrics = jax.vmap(performance, in_axes=(0, None, 0))(returns, blocks_per_year, turnover)
+    return {
+        "metrics": {name: float(jnp.mean(values)) for name, values in metrics.items()},
+        "intervals": metric_intervals(
+            _resampling(seed),
+            returns,
+            blocks_per_year,
+            confidence=config.confidence,
+            n_resamples=config.resamples,
+        ),
+    }
+
+
+def compare(
+    returns: jax.Array, others: jax.Array, config: BacktestConfig, blocks_per_year: float, seed: int
+) -> dict[str, Any]:
+    """The paired difference in Sharpe ratio of returns float32[R, N], with its interval and verdict."""
+    return difference(
+        _resampling(seed),
+        returns,
+        others,
+        blocks_per_year,
+        confidence=config.confidence,
+        n_resamples=config.resamples,
+    )
+
+
+def _resampling(seed: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), 4)
+
+
 def backtest_stage(
     cache: StageCache,
     upstream: dict[str, str],
@@ -56,7 +96,7 @@ def backtest_stage(
     def compute(_: Any) -> Artefact:
         params = portfolio.params("test")
         network = meta.network(portfolio.market.data.n_products)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3), config.replications)
+        keys = latencies(config, seed)
         strategies = jax.tree.map(lambda *x: jnp.stack(x), *STRATEGIES.values())
         replicated = jax.vmap(backtest, in_axes=(None, None, 0, None, None, None))
         run = jax.vmap(replicated, in_axes=(None, None, None, None, None, 0))
@@ -80,7 +120,6 @@ def _summarise(
     returns = {name: records.returns[s] for s, name in enumerate(STRATEGIES)}
     tick_value = portfolio.trading.costs.tick_value
     costs, financing = costs_by_item(holdings, tick_value), financing_by_item(holdings)
-    key = jax.random.fold_in(jax.random.key(seed), 4)
     metadata: dict[str, Any] = {
         "capital": portfolio.trading.capital,
         "metrics": {},
@@ -90,11 +129,8 @@ def _summarise(
         "differences": {},
     }
     for s, name in enumerate(STRATEGIES):
-        metrics = jax.vmap(performance, in_axes=(0, None, 0))(returns[name], blocks_per_year, records.turnover[s])
-        metadata["metrics"][name] = {k: float(jnp.mean(v)) for k, v in metrics.items()}
-        metadata["intervals"][name] = metric_intervals(
-            key, returns[name], blocks_per_year, confidence=config.confidence, n_resamples=config.resamples
-        )
+        measured = measure(returns[name], records.turnover[s], config, blocks_per_year, seed)
+        metadata["metrics"][name], metadata["intervals"][name] = measured["metrics"], measured["intervals"]
         mean_costs = {item: np.asarray(amount[s].mean(axis=0), np.float64) for item, amount in costs.items()}
         metadata["costs"][name] = {
             product.name: {item: float(amount[p]) for item, amount in mean_costs.items()}
@@ -103,14 +139,7 @@ def _summarise(
         metadata["financing"][name] = {item: float(amount[s].mean()) for item, amount in financing.items()}
     for name in STRATEGIES:
         if name != UNDER_TEST:
-            metadata["differences"][name] = difference(
-                key,
-                returns[UNDER_TEST],
-                returns[name],
-                blocks_per_year,
-                confidence=config.confidence,
-                n_resamples=config.resamples,
-            )
+            metadata["differences"][name] = compare(returns[UNDER_TEST], returns[name], config, blocks_per_year, seed)
     sharpes = np.array([trial["validation_sharpe"] for trial in trials]) / np.sqrt(blocks_per_year)
     metadata["n_trials"] = len(trials)
     metadata["deflated_sharpe"] = float(

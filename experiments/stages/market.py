@@ -26,6 +26,10 @@ BOOK_FIELDS = tuple(field.name for field in dataclasses.fields(MarketData) if fi
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 
 
+FEATURES = FeatureConfig(volatility_window=30, long_volatility_window=120, z_score_window=60, liquidity_window=60)
+"""Of a day's books in seconds, unless a run says otherwise."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the order books come from."""

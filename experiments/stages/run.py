@@ -32,7 +32,7 @@ from stages.agents import AgentsConfig, Trading, agents_stage, stored_policy
 from stages.evaluation import BacktestConfig
 from stages.generator import SyntheticConfig, fresh_sessions, generator_stage, stored_generator, synthetic_rows
 from stages.joint import META, PRODUCT, Agents, JointConfig, joint_stage, stored_agents
-from stages.market import CleanBooks, DataConfig, Market, check_market, data_stage, features_stage
+from stages.market import FEATURES, CleanBooks, DataConfig, Market, check_market, data_stage, features_stage
 from stages.meta import MetaConfig, Portfolio, meta_stage
 from stages.training import SearchConfig
 
@@ -58,9 +58,7 @@ class RunConfig:
     data: DataConfig = DataConfig()
     cleaning: CleaningConfig = CleaningConfig()
     split: SplitConfig = SplitConfig()
-    features: FeatureConfig = FeatureConfig(
-        volatility_window=30, long_volatility_window=120, z_score_window=60, liquidity_window=60
-    )
+    features: FeatureConfig = FEATURES
     generator: GanConfig = GanConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
     costs: CostConfig = CostConfig()
@@ -144,6 +142,11 @@ class Allocated:
     network: TanhGaussianPolicy  # the meta-controller's
     upstream: dict[str, str]
     trials: list[dict[str, Any]]
+
+    @property
+    def tuned(self) -> bool:
+        """Whether joint tuning has changed the agents."""
+        return "joint" in self.done and self.done["joint"].value.metadata["adopted"]
 
 
 def everything(name: StageName) -> bool:

@@ -19,7 +19,7 @@ from marljax.features import FeatureConfig
 from marljax.runtime.config import closest
 from marljax.runtime.stages import StageCache
 from stages.agents import Trading
-from stages.market import DataConfig, data_stage, features_stage
+from stages.market import FEATURES, DataConfig, data_stage, features_stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,7 @@ class ReplayConfig:
     data: DataConfig = DataConfig()
     cleaning: CleaningConfig = CleaningConfig()
     split: SplitConfig = SplitConfig()
-    features: FeatureConfig = FeatureConfig(
-        volatility_window=30, long_volatility_window=120, z_score_window=60, liquidity_window=60
-    )
+    features: FeatureConfig = FEATURES
     costs: CostConfig = CostConfig()
     trading: TradingConfig = TradingConfig()
     product: str | None = None

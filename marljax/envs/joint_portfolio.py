@@ -30,7 +30,7 @@ from flax import struct
 
 from marljax.envs import rewards
 from marljax.envs.environment import Box, Environment, Step
-from marljax.envs.portfolio import Decision, PortfolioEnv, PortfolioParams, PortfolioState
+from marljax.envs.portfolio import LEAST_EQUITY, Decision, PortfolioEnv, PortfolioParams, PortfolioState
 from marljax.envs.priced import COST
 from marljax.envs.product_agents import Holdings, carried, forgone, lot_values, observe_products, trade_row
 from marljax.envs.rewards import Facts, PathState, RewardWeights
@@ -177,7 +177,7 @@ class JointPortfolioEnv(Environment[JointState, JointParams]):
 
     def _equity(self, state: JointState, params: JointParams) -> jax.Array:
         """float32[] currency at the block's beginning."""
-        return jnp.maximum(state.portfolio.equity, 1e-6 * params.portfolio.capital)
+        return jnp.maximum(state.portfolio.equity, LEAST_EQUITY * params.portfolio.capital)
 
     def _row(self, state: JointState, params: JointParams) -> jax.Array:
         """int32[] the row that is traded next."""

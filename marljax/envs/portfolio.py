@@ -42,7 +42,7 @@ makes where they learn together (`marljax.envs.joint_portfolio`)."""
 POLICY_MODES: tuple[Coordination, ...] = ("meta", "shared_critic")
 """In which a meta-policy asks."""
 
-_LEAST_EQUITY = 1e-6
+LEAST_EQUITY = 1e-6
 """Of the capital: what a ruined portfolio's returns are measured against."""
 
 
@@ -244,7 +244,7 @@ class PortfolioEnv(Environment[PortfolioState, PortfolioParams]):
         Returns:
             The state and the portfolio's simple return, float32[].
         """
-        costs, floor = params.world.costs, _LEAST_EQUITY * params.capital
+        costs, floor = params.world.costs, LEAST_EQUITY * params.capital
         earned = after.holdings.earned(costs) - before.holdings.earned(costs)
         traded = after.holdings.accounts.traded - before.holdings.accounts.traded
         # What an agent gave up was its capital too, when its positions were sold.

@@ -61,7 +61,8 @@ def without_each(rates: Rates, equity: jax.Array, values: jax.Array, years: jax.
     free = equity - jnp.sum(jnp.abs(values))
 
     def earned(free: jax.Array) -> jax.Array:
-        return years * (rates.cash * jnp.maximum(free, 0.0) - rates.loan * jnp.maximum(-free, 0.0))
+        interest, loans = _on_cash(rates, free, years)
+        return interest - loans
 
     return earned(free + jnp.abs(values)) - earned(free)
 
@@ -76,9 +77,15 @@ def accrue(financing: Financing, rates: Rates, equity: jax.Array, values: jax.Ar
         values: float32[A] currency, what each account's position is worth at the mark, signed.
         years: float32[] that passed.
     """
-    free = equity - jnp.sum(jnp.abs(values))
+    interest, loans = _on_cash(rates, equity - jnp.sum(jnp.abs(values)), years)
     return Financing(
-        interest=financing.interest + years * rates.cash * jnp.maximum(free, 0.0),
-        loans=financing.loans + years * rates.loan * jnp.maximum(-free, 0.0),
+        interest=financing.interest + interest,
+        loans=financing.loans + loans,
         shorts=financing.shorts + years * rates.short * jnp.maximum(-values, 0.0),
     )
+
+
+def _on_cash(rates: Rates, free: jax.Array, years: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What cash earns and what loans cost in a row's time, float32[...] currency each; `free` is cash, or less than
+    none."""
+    return years * rates.cash * jnp.maximum(free, 0.0), years * rates.loan * jnp.maximum(-free, 0.0)

@@ -9,6 +9,8 @@ fixed: a solve is one straight program, equal for all in a batch. Derivatives ar
 implicit function theorem, at the price of one linear solve.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -122,12 +124,14 @@ def _solve(correlation: jax.Array, rounding: jax.Array, budget: jax.Array, expos
     def sweep(y: jax.Array, _) -> tuple[jax.Array, None]:
         return jax.lax.fori_loop(0, n_products, coordinate, y), None
 
+    def linear(scale: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """From r the d with (C + diag(scale^-2)) d = r."""
+        factor = jnp.linalg.cholesky(scale[:, None] * correlation * scale + identity)
+        return lambda residual: scale * jax.scipy.linalg.cho_solve((factor, True), scale * residual)
+
     def newton(pair: tuple[jax.Array, jax.Array], _) -> tuple[tuple[jax.Array, jax.Array], None]:
         y, z = pair
-        scale = jnp.sqrt(y / z)
-        factor = jnp.linalg.cholesky(scale[:, None] * correlation * scale + identity)
-        gradient = scale * (budget / y - correlation @ y)
-        step_y = scale * jax.scipy.linalg.cho_solve((factor, True), gradient)
+        step_y = linear(jnp.sqrt(y / z))(budget / y - correlation @ y)
         step_z = (budget - y * z - z * step_y) / y
         shrinking = jnp.maximum(jnp.max(-step_y / y), jnp.max(-step_z / z))
         length = 1.0 / jnp.maximum(1.0, shrinking / _TO_BOUNDARY)
@@ -137,13 +141,11 @@ def _solve(correlation: jax.Array, rounding: jax.Array, budget: jax.Array, expos
     (exposure, _), _ = jax.lax.scan(newton, (exposure, budget / exposure), length=_NEWTON_STEPS)
 
     # Where correlations are nearly singular, the residual's rounding is all the error there is.
-    scale = exposure / jnp.sqrt(budget)
-    factor = jnp.linalg.cholesky(scale[:, None] * correlation * scale + identity)
+    step = linear(exposure / jnp.sqrt(budget))
 
     def refine(y: jax.Array, _) -> tuple[jax.Array, None]:
         (wanted, wanted_lost), (had, had_lost) = quotient(budget, y), matvec(correlation, y)
         residual = (wanted - had) + (wanted_lost - had_lost - rounding @ y)
-        step = scale * jax.scipy.linalg.cho_solve((factor, True), scale * residual)
-        return jnp.maximum(y + step, 0.5 * y), None
+        return jnp.maximum(y + step(residual), 0.5 * y), None
 
     return jax.lax.scan(refine, exposure, length=_REFINEMENTS)[0]
