@@ -50,7 +50,8 @@ class RunConfig:
     """Everything a run depends on, whichever job asks for it."""
 
     preset: Literal["smoke", "demo", "full"] = "demo"
-    """How much to compute: smoke shows that it runs, demo fits four minutes on two cores, full is for a long run."""
+    """How much to compute: smoke shows that it runs, demo takes seven minutes on two cores where nothing is compiled
+    yet, full is for a long run."""
     run_dir: Path | None = None
     """Folder of the run; runs/<preset> by default. The same folder resumes or extends the run."""
     seed: int = 0

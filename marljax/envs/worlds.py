@@ -1,7 +1,7 @@
 """From rows and trained policies to the worlds of whole portfolios: what their params are made of, done once."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -19,7 +19,7 @@ from marljax.features import fit_volatility_thresholds, volatility_regime
 from marljax.market.financing import SECONDS_PER_YEAR, Rates, rates
 from marljax.market.slippage import CostModel
 from marljax.portfolio.bidding import AuctionConfig
-from marljax.portfolio.brake import brake
+from marljax.portfolio.brake import Brake, brake
 from marljax.portfolio.correlation_regimes import Regimes, checked
 from marljax.portfolio.guardrails import Guardrails, guardrails
 from marljax.portfolio.limits import limits
@@ -50,7 +50,7 @@ class AllocationConfig:
     tilt: float = 1.1
     """Log of the factor by which the meta-controller may raise or lower an agent's share [natural log]."""
     leverage: float = 1.0
-    """Largest gross exposure [multiples of equity]."""
+    """Largest gross exposure; what it leaves of one is the least cash [multiples of equity]."""
     max_weight: float = 0.5
     """Largest allocation to one agent [fraction of equity]; never less than an equal share."""
     class_caps: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -59,6 +59,8 @@ class AllocationConfig:
     """Most that one rebalance may move [sum of absolute weight changes]; by default all of it."""
     volatility_target: float | None = None
     """Volatility above which exposure is cut [multiples of an equally weighted portfolio's in the training part]."""
+    risk_budget: float | None = None
+    """Most that one agent's capital may be worth in volatility, as if it stood alone [same unit]."""
     brake_drawdown: float | None = 0.2
     """Drawdown at which everything is sold [fraction of the peak]."""
     brake_recovery: float | None = None
@@ -87,13 +89,14 @@ class AllocationConfig:
             raise InputError(f"allocation.rows_per_block must be at least 1, got {self.rows_per_block}")
         if not 0 <= self.shrinkage <= 1:
             raise InputError(f"allocation.shrinkage must lie between 0 and 1, got {self.shrinkage}")
-        for name in ("covariance_half_life", "leverage", "max_weight", "record_half_life", "max_drawdown"):
+        always = ("covariance_half_life", "leverage", "max_weight", "record_half_life", "max_drawdown")
+        for name in (*always, "turnover", "volatility_target", "risk_budget"):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
+            if not (value is None and name not in always) and not (np.isfinite(value) and value > 0):
                 raise InputError(f"allocation.{name} must be positive and finite, got {value!r}")
         if not (np.isfinite(self.tilt) and self.tilt >= 0 and self.risk_aversion >= 0):
             raise InputError("allocation.tilt and allocation.risk_aversion must not be negative")
-        self.rails(["unknown"], 1.0, class_caps={})
+        self.stop()
         self.rates()
         self.regimes()
         portfolio_rewards.weights(self.rewards)
@@ -113,35 +116,43 @@ class AllocationConfig:
         """What money costs."""
         return rates(self.cash_rate, self.loan_rate, self.short_rate)
 
-    def rails(
-        self, asset_classes: Sequence[str], typical_volatility: float, class_caps: Mapping[str, float] | None = None
-    ) -> Guardrails:
+    def stop(self) -> Brake | None:
+        """What sells everything in a drawdown."""
+        if self.brake_drawdown is None:
+            return None
+        return brake(self.brake_drawdown, self.brake_recovery, self.brake_cooldown)
+
+    def rails(self, asset_classes: Sequence[str], typical_volatility: float) -> Guardrails:
         """The guardrails of A agents.
 
         Args:
             asset_classes: of what each of them trades.
             typical_volatility: an equally weighted portfolio's, per block.
-            class_caps: instead of the configured ones.
 
         Raises InputError for a cap on a class that nobody trades, and for limits that conflict.
         """
-        n_agents, caps = len(asset_classes), self.class_caps if class_caps is None else class_caps
-        names = sorted(set(asset_classes))
-        if unknown := sorted(set(caps) - set(names)):
+        n_agents, names = len(asset_classes), sorted(set(asset_classes))
+        if unknown := sorted(set(self.class_caps) - set(names)):
             raise InputError(f"allocation.class_caps names {unknown[0]!r}; the asset classes are {', '.join(names)}")
+        capped = bool(self.class_caps)
         within = limits(
             n_agents,
             leverage=self.leverage,
             max_weight=max(self.max_weight, self.leverage / n_agents),
             turnover=self.turnover,
-            classes=np.array([names.index(name) for name in asset_classes]) if caps else None,
-            class_cap=np.array([caps.get(name, self.leverage) for name in names]) if caps else None,
+            classes=np.array([names.index(name) for name in asset_classes]) if capped else None,
+            class_cap=np.array([self.class_caps.get(name, self.leverage) for name in names]) if capped else None,
         )
-        target = None if self.volatility_target is None else self.volatility_target * typical_volatility
-        stop = None
-        if self.brake_drawdown is not None:
-            stop = brake(self.brake_drawdown, self.brake_recovery, self.brake_cooldown)
-        return guardrails(within, volatility_target=target, brake=stop)
+
+        def per_block(multiple: float | None) -> float | None:
+            return None if multiple is None else multiple * typical_volatility
+
+        return guardrails(
+            within,
+            risk_budget=per_block(self.risk_budget),
+            volatility_target=per_block(self.volatility_target),
+            brake=self.stop(),
+        )
 
 
 def world(

@@ -10,7 +10,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
-STRATEGY_COLOURS = ("#1f5fbf", "#d97a1e", "#2f8f5b", "#9352a8", "#8c8c8c", "#b23b4b", "#3aa6a6", "#a38a2e")
+STRATEGY_COLOURS = (
+    "#1f5fbf", "#d97a1e", "#2f8f5b", "#9352a8", "#8c8c8c", "#b23b4b", "#3aa6a6",
+    "#a38a2e", "#22303f", "#e58cbf", "#7a4a2b", "#86bf3d", "#86a8e0", "#5a3fb0",
+)  # fmt: skip
 PRODUCT_COLOURS = (
     "#3b6fb6", "#e08a2c", "#4a9f60", "#c5494d", "#8b6bb5",
     "#8a6250", "#d37ab0", "#6f7a86", "#a5a638", "#35a3b5",

@@ -43,7 +43,9 @@ def hierarchical_risk_parity(covariance: jax.Array, budget: jax.Array | None = N
         splits = end - first > 1
         return (weights, jnp.where(left | ~splits, first, middle), jnp.where(left & splits, middle, end)), None
 
-    whole = (jnp.ones_like(risk), jnp.zeros_like(place), jnp.full_like(place, jnp.sum(active)))
+    # A single product is never halved: what is no number in it must be seen here.
+    known = jnp.where(jnp.isnan(capital), jnp.nan, 1.0)
+    whole = (known, jnp.zeros_like(place), jnp.full_like(place, jnp.sum(active)))
     (weights, _, _), _ = jax.lax.scan(halve, whole, length=(place.shape[0] - 1).bit_length())
     return normalise(weights, active)
 

@@ -67,6 +67,13 @@ def _classes(
     return labels, _many("class_cap", class_cap, n_classes)
 
 
+def _in_classes(products: np.ndarray, labels: np.ndarray | None, class_caps: np.ndarray) -> float:
+    """The sum of the caps of `products` float64[P], as far as those of their classes let it."""
+    if labels is None:
+        return float(products.sum())
+    return float(np.minimum(np.bincount(labels, products, minlength=len(class_caps)), class_caps).sum())
+
+
 def _many(name: str, value: float | np.ndarray, n: int) -> np.ndarray:
     given = np.asarray(value, np.float64)
     if given.shape not in ((), (n,)):
@@ -108,8 +115,7 @@ def limits(
         if value is not None and not (np.isfinite(value) and value > 0):
             raise InputError(f"limits: {name} must be positive and finite, got {value!r}")
     labels, caps = _classes(classes, class_cap, n_products)
-    in_class = products if labels is None else np.bincount(labels, products, minlength=len(caps))
-    in_caps = float(in_class.sum() if labels is None else np.minimum(in_class, caps).sum())
+    in_caps = _in_classes(products, labels, caps)
     both = None if long_leverage is None or short_leverage is None else long_leverage + short_leverage
     if in_caps == 0:
         raise InputError("limits: class_cap and the caps of products are zero for every class: nothing may be held")
@@ -122,17 +128,16 @@ def limits(
         raise InputError(f"limits: cash_floor must be finite and below 1, got {cash_floor!r}")
 
     floor = f"cash_floor {cash_floor:g}"
-    _within("leverage", leverage, floor, 1.0 - cash_floor, "the gross exposure that the floor leaves")
-    _within("leverage", leverage, "max_weight", float(products.sum()), f"the sum of the caps of {n_products} products")
-    _within("leverage", leverage, "class_cap", in_caps, "what the caps of all classes allow")
-    _within("leverage", leverage, "long_leverage and short_leverage", both, "their sum")
     for name, value, cap_name, cap in (
+        ("leverage", leverage, "max_weight", products),
         ("long_leverage", long_leverage, "max_weight", longs),
         ("short_leverage", short_leverage, "max_short", shorts),
     ):
-        _within(name, value, cap_name, float(cap.sum()), f"the sum of the caps of {n_products} products")
         _within(name, value, floor, 1.0 - cash_floor, "the gross exposure that the floor leaves")
+        _within(name, value, cap_name, float(cap.sum()), f"the sum of the caps of {n_products} products")
+        _within(name, value, "class_cap", _in_classes(cap, labels, caps), "what the caps of all classes allow")
         _within(name, value, f"leverage {leverage:g}", leverage, "all gross exposure")
+    _within("leverage", leverage, "long_leverage and short_leverage", both, "their sum")
 
     def leaf(value: float | np.ndarray | None) -> jax.Array | None:
         return None if value is None else jnp.asarray(value, jnp.float32)

@@ -102,6 +102,13 @@ def test_equal_products_get_equal_weights(name, correlation):
 
 @pytest.mark.parametrize("name", [name for name in ALLOCATORS if name != "equal_weight"])
 @pytest.mark.parametrize("bad", [np.nan, 0.0])
+def test_a_single_product_that_never_moves_or_is_unknown_gets_nan(name, bad):
+    assert np.isnan(ALLOCATORS[name](np.full((1, 1), bad, np.float32))).all()
+    np.testing.assert_array_equal(ALLOCATORS[name](np.full((1, 1), TARGET**2, np.float32)), 1.0)
+
+
+@pytest.mark.parametrize("name", [name for name in ALLOCATORS if name != "equal_weight"])
+@pytest.mark.parametrize("bad", [np.nan, 0.0])
 def test_a_product_that_never_moves_or_is_unknown_makes_all_weights_nan(name, bad):
     covariance = _covariance(np.random.default_rng(4), 7)
     covariance[2], covariance[:, 2] = bad, bad

@@ -197,6 +197,11 @@ def test_limits_that_never_bind_leave_the_shorter_program_s_answer():
         ({"leverage": 1.0, "long_leverage": 1.2}, ["long_leverage", "leverage"]),
         ({"leverage": 1.0, "max_short": 1.0, "short_leverage": 1.2}, ["short_leverage", "leverage"]),
         ({"long_leverage": 0.8, "max_weight": 0.2}, ["long_leverage", "max_weight"]),
+        ({"long_leverage": 0.9, "classes": [0, 0, 1], "class_cap": 0.4}, ["long_leverage", "and class_cap"]),
+        (
+            {"short_leverage": 0.9, "max_short": 0.3, "classes": [0, 0, 1], "class_cap": 0.4},
+            ["short_leverage", "and class_cap"],
+        ),
         ({"short_leverage": 0.3}, ["short_leverage", "max_short"]),
         ({"long_leverage": 0.9, "cash_floor": 0.2}, ["long_leverage", "cash_floor"]),
         ({"short_leverage": 0.9, "max_short": 1.0, "cash_floor": 0.2}, ["short_leverage", "cash_floor"]),

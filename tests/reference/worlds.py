@@ -1,6 +1,7 @@
 """Small instances of every registered env, ready to step."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -90,6 +91,18 @@ def portfolio(
         product=None if product is None else np.array(product),
     )
     return env, params
+
+
+@partial(jax.jit, static_argnums=0)
+def episode(env: PortfolioEnv, params: PortfolioParams, actions: jax.Array, first: int = 0) -> Any:
+    """(states, rewards, infos) after each of `actions` float32[N, A + 1], from the `first` permitted block on."""
+
+    def one(state: Any, xs: Any) -> Any:
+        i, action = xs
+        _, state, reward, _, _, info = env.step_env(jax.random.fold_in(jax.random.key(0), i), state, action, params)
+        return state, (state, reward, info)
+
+    return jax.lax.scan(one, env.start(params.starts[first], params), (jnp.arange(len(actions)), actions))[1]
 
 
 def joint_portfolio(
