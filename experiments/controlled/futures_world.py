@@ -15,7 +15,6 @@ import numpy as np
 import stream_strategies
 from futures import CLASSES, read_futures
 from futures_agents import AGENT_CLASSES, AGENTS, Records, records
-from plain_learner import PLAIN
 from stream_accounts import Seen, hold
 from walk_forward import Fold, compounded, fold_of, folds
 
@@ -34,8 +33,10 @@ DEVELOPMENT_TEST = 2 * WEEKS_A_YEAR * WEEK
 WORLD = ReturnStreams(periods=WEEK, episode_steps=64, warmup_steps=26)
 COST = 0.0003
 """Of a unit of capital that is moved: 2.6 basis points on average before JUDGED, rounded up."""
-GROSS = 1.0 / PLAIN.exposure
-"""So that a fresh meta-controller's exposure is one."""
+EXPOSURE = 0.6
+"""Of a fresh meta-controller [fraction of the largest]."""
+GROSS = 1.0 / EXPOSURE
+"""So that it holds an exposure of one."""
 VOLATILITY_LIMIT, EQUAL_WEIGHT_TARGET = 0.04, 0.025
 """Of the portfolio, a year: what the guardrails allow, and the target of equal weight with one."""
 SCALE, AVERSION = 0.003, 0.1

@@ -9,7 +9,7 @@ Compared with the whole are meta-controllers
 - without guardrails: nothing limits but positions from zero to the gross exposure that may be asked for;
 - without the base: actions tilt equal weight and not risk parity.
 
-All learn at the same settings (plain_learner.py) and play the same episodes. What counts is the certainty equivalent
+All learn as in the proofs (meta_learner.py) and play the same episodes. What counts is the certainty equivalent
 over cash, net of costs, as a share of the optimum's, which knows the law and no guardrails. `estimate` is what the
 whole has more of than the best of the three, mean over seeds, `interval` is over seeds. `met` asks that it lies above
 zero, so that every part is worth its place. result.json also has drawdown, turnover and costs, and those of the modes
@@ -31,11 +31,11 @@ import plotly.graph_objects as go
 sys.path.insert(0, str(Path(__file__).parent))
 
 import meta_regimes
+from meta_learner import CHUNKS, LEARNER
 from meta_modes import MODES, hold_modes
 from meta_picture import by_seed, drawdown
 from meta_streams import MetaConfig, Played, judged, play
 from picture import write_picture
-from plain_learner import PLAIN
 from proof import Verdict, prove, train_seeds
 
 from marljax.envs.controlled.return_streams import ReturnStreamsParams
@@ -152,8 +152,8 @@ def draw(
 
 
 PRESETS = {
-    "full": MetaConfig(chunks=60, episodes=100, ppo=PLAIN),
-    "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(PLAIN, n_envs=8)),
+    "full": MetaConfig(chunks=CHUNKS),
+    "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
 }
 
 if __name__ == "__main__":

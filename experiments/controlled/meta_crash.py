@@ -22,8 +22,9 @@ import plotly.graph_objects as go
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from meta_learner import CHUNKS, LEARNER
 from meta_picture import by_seed, drawdown, timeline
-from meta_streams import CHUNKS, LEARNER, MetaConfig, Played, judged, law_of, log_growth, play
+from meta_streams import MetaConfig, Played, judged, law_of, log_growth, play
 from picture import best_line, seed_lines, write_picture
 from proof import Verdict, prove, train_seeds
 
@@ -197,7 +198,7 @@ def draw(
 
 
 PRESETS = {
-    "full": MetaConfig(chunks=CHUNKS, ppo=LEARNER),
+    "full": MetaConfig(chunks=CHUNKS),
     "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
 }
 

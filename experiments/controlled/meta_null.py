@@ -21,8 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from meta_learner import CHUNKS, LEARNER
 from meta_picture import by_seed, timeline
-from meta_streams import CHUNKS, LEARNER, MetaConfig, Played, judged, play
+from meta_streams import MetaConfig, Played, judged, play
 from picture import write_picture
 from proof import Verdict, prove, train_seeds
 
@@ -124,7 +125,7 @@ def draw(path: Path, played: Played, verdict: Verdict, more: Mapping[str, Any]) 
 
 
 PRESETS = {
-    "full": MetaConfig(chunks=CHUNKS, ppo=LEARNER),
+    "full": MetaConfig(chunks=CHUNKS),
     "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
 }
 

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from futures_world import (
     COST,
+    EXPOSURE,
     WEEK,
     WEEKS_A_YEAR,
     WORLD,
@@ -37,8 +38,8 @@ from futures_world import (
     study,
     training_worlds,
 )
+from meta_learner import LEARNER
 from meta_real_picture import META, draw
-from plain_learner import PLAIN
 from proof import ProofConfig, Verdict, prove, train_seeds
 from stream_accounts import Account, follow, hold
 
@@ -52,7 +53,7 @@ from marljax.evaluation.statistics import deflated_sharpe_ratio, difference, met
 TASK = "meta_real"
 REFERENCES = "risk_parity", "equal_weight"
 """The first reference decides."""
-PPO_OF_FUTURES = dataclasses.replace(PLAIN, n_steps=32)
+PPO_OF_FUTURES = dataclasses.replace(LEARNER, n_steps=32, exposure=EXPOSURE)
 
 
 @dataclasses.dataclass(frozen=True)

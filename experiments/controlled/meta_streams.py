@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from plain_learner import PLAIN
+from meta_learner import LEARNER
 from proof import ProofConfig
 
 from marljax.agents.ppo import PPO
@@ -21,24 +21,6 @@ from marljax.envs.controlled.return_streams_solution import Investor, Law
 
 JUDGED = 2
 """Folded into the seed: for the episodes that judge."""
-
-
-LEARNER = dataclasses.replace(
-    PLAIN,
-    n_envs=24,
-    n_epochs=4,
-    exposure=0.8,
-    # What markets did meanwhile is most of what a rebalance earns, whatever was allocated.
-    baseline="greedy",
-    # Many small lessons from few returns: how far a policy moves in each is what bounds it.
-    ratio_clip=0.5,
-    max_grad_norm=5.0,
-)
-"""Of all three proofs: one policy for every agent, whoever it is, which begins at risk parity. Chosen on meta_regimes
-from seed 100 on; no judged seed was looked at."""
-
-CHUNKS = 280
-"""Of all three proofs."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.controlled import meta_crash, meta_null, meta_regimes, meta_streams
+from experiments.controlled import meta_ablations, meta_crash, meta_null, meta_regimes, meta_streams
+from experiments.controlled.meta_learner import CHUNKS, LEARNER
 from experiments.controlled.meta_streams import MetaConfig, Played, investor_of, law_of, log_growth
-from marljax.agents.ppo_config import PPOConfig
 from marljax.envs.controlled.return_streams_solution import beliefs, solve
 
 TINY = MetaConfig(
@@ -17,7 +17,7 @@ TINY = MetaConfig(
     chunks=1,
     episodes=4,
     steps=50,
-    ppo=dataclasses.replace(meta_streams.LEARNER, n_envs=2, n_steps=4, n_minibatches=1, n_epochs=1, hidden=(4,)),
+    ppo=dataclasses.replace(LEARNER, n_envs=2, n_steps=4, n_minibatches=1, n_epochs=1, hidden=(4,)),
 )
 
 
@@ -131,8 +131,8 @@ def test_a_small_proof_runs_from_end_to_end_and_its_money_is_that_of_a_second_ac
     np.testing.assert_allclose(seen.growth, np.prod(1 + seen.returns, axis=2), rtol=1e-6)
 
 
-def test_all_proofs_learn_at_the_same_settings():
-    for proof in (meta_regimes, meta_crash, meta_null):
-        assert proof.PRESETS["full"].ppo == meta_streams.LEARNER
-        assert isinstance(proof.PRESETS["full"].ppo, PPOConfig)
+def test_all_proofs_and_the_ablations_learn_at_the_same_settings():
+    for proof in (meta_regimes, meta_crash, meta_null, meta_ablations):
+        assert proof.PRESETS["full"].ppo == LEARNER
+        assert proof.PRESETS["full"].chunks == CHUNKS
         assert proof.PRESETS["full"].seeds == 10

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.controlled import meta_ablations, meta_regimes, meta_streams
+from experiments.controlled.meta_learner import LEARNER
 from experiments.controlled.meta_modes import MODES, hold_modes
 from experiments.controlled.meta_real import RealConfig, judge
 from experiments.controlled.stream_accounts import Account, follow, hold
@@ -198,7 +199,7 @@ def test_the_best_ablation_is_what_the_whole_has_to_beat():
 @pytest.mark.nightly
 def test_modes_play_the_episodes_of_the_meta_controller_and_a_fresh_one_is_risk_parity():
     config = meta_streams.MetaConfig(preset="quick", seeds=2, episodes=4, steps=30, burn_in=8)
-    learner = PPO(meta_regimes.WORLD, dataclasses.replace(meta_streams.LEARNER, exposure=0.999999))
+    learner = PPO(meta_regimes.WORLD, dataclasses.replace(LEARNER, exposure=0.999999))
     params = meta_ablations.variants()["whole"]
     policy = learner.policy(params)
     fresh = policy.init(jax.random.key(0), learner.env.observation_space(params).shape[0])
