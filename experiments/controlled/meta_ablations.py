@@ -140,9 +140,11 @@ def draw(
             marker_color=colour,
         )
     low, high = verdict.interval
+    best = more["best_ablation"]
+    of_all, of_best = (measured[name]["share_of_optimum"].mean() for name in (WHOLE, best))
     headline = (
-        f"The whole has {verdict.estimate:+.1%} of the optimum's certainty equivalent more than it has "
-        f"{label(more['best_ablation'])} ({low:+.1%} to {high:+.1%}, {len(share[WHOLE])} seeds)."
+        f"With all parts it reaches {of_all:.1%} of the optimum's certainty equivalent, {label(best)} {of_best:.1%}: "
+        f"a difference of {verdict.estimate:+.1%} ({low:+.1%} to {high:+.1%}, {len(share[WHOLE])} seeds)."
     )
     page = [
         (by_seed(share, "share of the optimum", marks), "Points are seeds, lines the modes without a policy."),

@@ -5,8 +5,9 @@
 Eighteen agents (futures_agents.py) trade daily and pay for it; every five sessions capital is allocated among them. The
 meta-controller walks forward: for each fold of three years it is trained anew on the six years before, from several
 seeds, and the folds are joined to one account. All are under the same guardrails and pay the same for moving capital;
-an allocation is decided on closes up to one session and earns from there on. Settings were chosen on what lies before
-2010 (`--part development`: trained on 2002 to 2007, judged on 2008 and 2009) and no judged fold was looked at for them.
+an allocation is decided on closes up to one session and earns from there on. How it learns was chosen in markets of
+known law (meta_learner.py), all else on what lies before 2010 (`--part development`: trained on 2002 to 2007, judged on
+2008 and 2009), and nothing by a judged fold.
 
 `estimate` is the annual Sharpe ratio of the meta-controller, mean over seeds, less that of risk parity, its base, net
 of costs; `interval` is of paired block bootstrap over weeks, all seeds on the same weeks. `met` asks that it lies above
