@@ -35,7 +35,7 @@ def risk_parity(covariance: jax.Array, budget: jax.Array | None = None) -> jax.A
     # A product without budget becomes an independent one beside the others, which keeps every division finite.
     both = active[:, None] & active
     correlation = jnp.where(both, correlation, identity)
-    rounding = jnp.where(both, _rounding(covariance, volatility, correlation), 0.0)
+    rounding = jnp.where(both, correlation_rounding(covariance, volatility, correlation), 0.0)
     budget = jnp.where(active, budget, 1.0)
 
     def optimality(exposure: jax.Array) -> jax.Array:
@@ -103,7 +103,7 @@ def normalise(weights: jax.Array, active: jax.Array) -> jax.Array:
     return weights / jnp.where(jnp.isfinite(total), total, jnp.nan)
 
 
-def _rounding(covariance: jax.Array, volatility: jax.Array, correlation: jax.Array) -> jax.Array:
+def correlation_rounding(covariance: jax.Array, volatility: jax.Array, correlation: jax.Array) -> jax.Array:
     """float32[P, P] what correlations lost when they were rounded."""
     scale, scale_error = two_product(volatility[:, None], volatility)
     whole, error = two_product(correlation, scale)

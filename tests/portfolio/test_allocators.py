@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from marljax.portfolio.allocators import allocators, volatility_targeted
@@ -186,21 +186,22 @@ def test_allocators_equal_skfolio_on_real_returns(name):
 
 
 @given(seed=st.integers(0, 10**6), n=st.sampled_from([1, 2, 7]), condition=st.sampled_from([1.0, 1e3, 1e5, 1e6]))
+@example(seed=287, n=7, condition=1e6)  # The interior point takes for held what is not.
 def test_minimum_variance_is_exact_up_to_what_float32_holds(seed, n, condition):
-    _assert_least_variance(_covariance(np.random.default_rng(seed), n, condition), 1e-4 if condition < 1e6 else 1e-3)
+    _assert_least_variance(_covariance(np.random.default_rng(seed), n, condition))
 
 
 @pytest.mark.parametrize("n", [100, pytest.param(500, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("condition", [1e2, 1e6])
 def test_minimum_variance_is_exact_for_many_products(n, condition):
-    _assert_least_variance(_covariance(np.random.default_rng(n), n, condition), 1e-4)
+    _assert_least_variance(_covariance(np.random.default_rng(n), n, condition))
 
 
-def _assert_least_variance(covariance: np.ndarray, tolerance: float) -> None:
+def _assert_least_variance(covariance: np.ndarray) -> None:
     exact = covariance.astype(np.float64)
     weights = np.asarray(ALLOCATORS["minimum_variance"](covariance), np.float64)
     expected = reference.minimum_variance(exact)
-    np.testing.assert_allclose(weights, expected, atol=tolerance)
+    np.testing.assert_allclose(weights, expected, atol=1e-5)
     assert weights @ exact @ weights <= (1 + 1e-5) * (expected @ exact @ expected)
 
 
