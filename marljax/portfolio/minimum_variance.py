@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from marljax.portfolio.compensated import matvec, quotient
+from marljax.portfolio.compensated import matvec
 from marljax.portfolio.risk_parity import correlation_rounding, normalise, standardise
 
 _INTERIOR_STEPS = 16
@@ -35,8 +35,8 @@ def minimum_variance(covariance: jax.Array, budget: jax.Array | None = None) -> 
     correlation = jnp.where(active[:, None] & active, correlation, identity)
     lowest = jnp.min(jnp.where(active, volatility, jnp.inf))
     rounding = jax.lax.stop_gradient(correlation_rounding(covariance, volatility, correlation))
-    wish, lost = (jnp.where(active, x, 0.0) for x in quotient(lowest, volatility))
-    problem = correlation, jnp.where(active[:, None] & active, rounding, 0.0), wish, jax.lax.stop_gradient(lost)
+    wish = jnp.where(active, lowest / volatility, 0.0)
+    problem = correlation, jnp.where(active[:, None] & active, rounding, 0.0), wish
 
     def corrected(held: jax.Array, _: None) -> tuple[jax.Array, None]:
         positions, prices = _positions(*jax.lax.stop_gradient(problem), held)
@@ -49,19 +49,19 @@ def minimum_variance(covariance: jax.Array, budget: jax.Array | None = None) -> 
 
 
 def _positions(
-    correlation: jax.Array, rounding: jax.Array, wish: jax.Array, lost: jax.Array, held: jax.Array
+    correlation: jax.Array, rounding: jax.Array, wish: jax.Array, held: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The y with Ry = v on the products `held` bool[P], zero elsewhere, and the prices Ry - v. float32[P] both.
 
-    R and v float32[P] are `correlation` and `wish` and what these lost when they were rounded.
+    R is `correlation` and the `rounding` that it lost, v is `wish` float32[P].
     """
     both = held[:, None] & held
     solve = _solver(
         jnp.where(both, correlation, jnp.eye(held.shape[0], dtype=wish.dtype)), jnp.where(both, rounding, 0.0)
     )
-    positions = solve(jnp.where(held, wish, 0.0)) + solve(jnp.where(held, lost, 0.0))
+    positions = solve(jnp.where(held, wish, 0.0))
     had, had_lost = matvec(correlation, positions)
-    return positions, (had - wish) + (had_lost + rounding @ positions - lost)
+    return positions, (had - wish) + (had_lost + rounding @ positions)
 
 
 def _solver(correlation: jax.Array, rounding: jax.Array) -> Callable[[jax.Array], jax.Array]:
