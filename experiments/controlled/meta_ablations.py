@@ -16,7 +16,6 @@ zero, so that every part is worth its place. result.json also has drawdown, turn
 of coordination that do without a policy.
 """
 
-import dataclasses
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -31,10 +30,9 @@ import plotly.graph_objects as go
 sys.path.insert(0, str(Path(__file__).parent))
 
 import meta_regimes
-from meta_learner import CHUNKS, LEARNER
 from meta_modes import MODES, hold_modes
 from meta_picture import by_seed, drawdown
-from meta_streams import MetaConfig, Played, judged, play
+from meta_streams import PRESETS, MetaConfig, Played, judged, play
 from picture import write_picture
 from proof import Verdict, prove, train_seeds
 
@@ -152,11 +150,6 @@ def draw(
     ]
     write_picture(path, "What the parts of the meta-controller are good for", headline, page)
 
-
-PRESETS = {
-    "full": MetaConfig(chunks=CHUNKS),
-    "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
-}
 
 if __name__ == "__main__":
     prove(main, TASK, PRESETS, __doc__)

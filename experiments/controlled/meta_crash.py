@@ -11,7 +11,6 @@ before equal weight has lost half of all it will lose, on average over crashes w
 zero.
 """
 
-import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +21,8 @@ import plotly.graph_objects as go
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from meta_learner import CHUNKS, LEARNER
 from meta_picture import by_seed, drawdown, timeline
-from meta_streams import MetaConfig, Played, judged, law_of, log_growth, play
+from meta_streams import PRESETS, MetaConfig, Played, judged, law_of, log_growth, play
 from picture import best_line, seed_lines, write_picture
 from proof import Verdict, prove, train_seeds
 
@@ -196,11 +194,6 @@ def draw(
     )
     write_picture(path, "Correlations go to one", headline, page)
 
-
-PRESETS = {
-    "full": MetaConfig(chunks=CHUNKS),
-    "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
-}
 
 if __name__ == "__main__":
     prove(main, TASK, PRESETS, __doc__)

@@ -10,7 +10,6 @@ standard deviation over all rebalances of what that difference returns, a year, 
 upper end of its interval is below the target.
 """
 
-import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from meta_learner import CHUNKS, LEARNER
 from meta_picture import by_seed, timeline
-from meta_streams import MetaConfig, Played, judged, play
+from meta_streams import PRESETS, MetaConfig, Played, judged, play
 from picture import write_picture
 from proof import Verdict, prove, train_seeds
 
@@ -123,11 +121,6 @@ def draw(path: Path, played: Played, verdict: Verdict, more: Mapping[str, Any]) 
     )
     write_picture(path, "Agents that are all the same", headline, page)
 
-
-PRESETS = {
-    "full": MetaConfig(chunks=CHUNKS),
-    "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
-}
 
 if __name__ == "__main__":
     prove(main, TASK, PRESETS, __doc__)

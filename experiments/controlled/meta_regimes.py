@@ -11,7 +11,6 @@ parity and equal weight at the constant exposures that would have been best for 
 best fixed mix, each with an interval over seeds that excludes zero.
 """
 
-import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from meta_learner import CHUNKS, LEARNER
 from meta_picture import by_seed, timeline
-from meta_streams import MetaConfig, Played, investor_of, judged, law_of, log_growth, play
+from meta_streams import PRESETS, MetaConfig, Played, investor_of, judged, law_of, log_growth, play
 from picture import write_picture
 from proof import Verdict, prove, train_seeds
 
@@ -168,11 +166,6 @@ def draw(
     )
     write_picture(path, "Capital among agents whose regimes switch", headline, page)
 
-
-PRESETS = {
-    "full": MetaConfig(chunks=CHUNKS),
-    "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
-}
 
 if __name__ == "__main__":
     prove(main, TASK, PRESETS, __doc__)

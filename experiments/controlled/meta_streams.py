@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from meta_learner import LEARNER
+from meta_learner import CHUNKS, LEARNER
 from proof import ProofConfig
 
 from marljax.agents.ppo import PPO
@@ -43,6 +43,13 @@ class MetaConfig(ProofConfig):
 
     def learner(self, env: ReturnStreams) -> PPO:
         return PPO(env, dataclasses.replace(self.ppo, learning_rate_decay=1.0 / self.chunks))
+
+
+PRESETS = {
+    "full": MetaConfig(chunks=CHUNKS),
+    "quick": MetaConfig(preset="quick", seeds=2, chunks=2, episodes=8, ppo=dataclasses.replace(LEARNER, n_envs=8)),
+}
+"""Of the proofs and the ablations."""
 
 
 @dataclasses.dataclass(frozen=True)

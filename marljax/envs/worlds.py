@@ -89,10 +89,10 @@ class AllocationConfig:
             raise InputError(f"allocation.rows_per_block must be at least 1, got {self.rows_per_block}")
         if not 0 <= self.shrinkage <= 1:
             raise InputError(f"allocation.shrinkage must lie between 0 and 1, got {self.shrinkage}")
-        always = ("covariance_half_life", "leverage", "max_weight", "record_half_life", "max_drawdown")
-        for name in (*always, "turnover", "volatility_target", "risk_budget"):
+        given = [x for x in ("turnover", "volatility_target", "risk_budget") if getattr(self, x) is not None]
+        for name in ("covariance_half_life", "leverage", "max_weight", "record_half_life", "max_drawdown", *given):
             value = getattr(self, name)
-            if not (value is None and name not in always) and not (np.isfinite(value) and value > 0):
+            if not (np.isfinite(value) and value > 0):
                 raise InputError(f"allocation.{name} must be positive and finite, got {value!r}")
         if not (np.isfinite(self.tilt) and self.tilt >= 0 and self.risk_aversion >= 0):
             raise InputError("allocation.tilt and allocation.risk_aversion must not be negative")

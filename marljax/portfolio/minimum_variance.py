@@ -7,8 +7,6 @@ leaves and who has a negative price joins, in all rows at once (Judice and Pires
 21) and twice, for float32 may err in a few. Derivatives are the system's, exact where the set does not change.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -56,16 +54,15 @@ def _positions(
     R is `correlation` and the `rounding` that it lost, v is `wish` float32[P].
     """
     both = held[:, None] & held
-    solve = _solver(
-        jnp.where(both, correlation, jnp.eye(held.shape[0], dtype=wish.dtype)), jnp.where(both, rounding, 0.0)
-    )
-    positions = solve(jnp.where(held, wish, 0.0))
+    identity = jnp.eye(held.shape[0], dtype=wish.dtype)
+    own = jnp.where(both, correlation, identity), jnp.where(both, rounding, 0.0), jnp.where(held, wish, 0.0)
+    positions = _solve(*own)
     had, had_lost = matvec(correlation, positions)
     return positions, (had - wish) + (had_lost + rounding @ positions)
 
 
-def _solver(correlation: jax.Array, rounding: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """From v the y with (R + `rounding`) y = v, its residuals compensated; `rounding` is what R float32[P, P] lacks."""
+def _solve(correlation: jax.Array, rounding: jax.Array, wish: jax.Array) -> jax.Array:
+    """The y with (R + `rounding`) y = v, its residuals compensated; `rounding` is what R float32[P, P] lacks."""
     factor = jnp.linalg.cholesky(jax.lax.stop_gradient(correlation)), True
 
     def refined(_, wish: jax.Array) -> jax.Array:
@@ -75,7 +72,7 @@ def _solver(correlation: jax.Array, rounding: jax.Array) -> Callable[[jax.Array]
 
         return jax.lax.scan(refine, jax.scipy.linalg.cho_solve(factor, wish), length=_REFINEMENTS)[0]
 
-    return lambda wish: jax.lax.custom_linear_solve(lambda y: correlation @ y, wish, refined, symmetric=True)
+    return jax.lax.custom_linear_solve(lambda y: correlation @ y, wish, refined, symmetric=True)
 
 
 def _interior(correlation: jax.Array, wish: jax.Array) -> tuple[jax.Array, jax.Array]:
